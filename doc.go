@@ -1,0 +1,2 @@
+// Package raidstorage is RAID-1 for object databases.
+package raidstorage

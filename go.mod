@@ -1,0 +1,3 @@
+module github.com/zeoraid/raidstorage
+
+go 1.26
