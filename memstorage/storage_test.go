@@ -1,0 +1,207 @@
+package memstorage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+)
+
+var (
+	_ raidstorage.Storage        = (*Storage)(nil)
+	_ raidstorage.Undoer         = (*Storage)(nil)
+	_ raidstorage.BlobLoader     = (*Storage)(nil)
+	_ raidstorage.Historian      = (*Storage)(nil)
+	_ raidstorage.RecordIterator = (*Storage)(nil)
+	_ raidstorage.Notifier       = (*Storage)(nil)
+	_ raidstorage.Truncater      = (*Storage)(nil)
+	_ raidstorage.Sizer          = (*Storage)(nil)
+	_ raidstorage.UndoTxn        = (*txn)(nil)
+	_ raidstorage.BlobTxn        = (*txn)(nil)
+)
+
+// commit runs stage in a transaction and returns its tid.
+func commit(t testing.TB, s *Storage, stage func(*txn) error) raidstorage.TID {
+	t.Helper()
+	tid, err := tryCommit(t, s, stage)
+	if err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+	return tid
+}
+
+func tryCommit(t testing.TB, s *Storage, stage func(*txn) error) (raidstorage.TID, error) {
+	t.Helper()
+	ctx := context.Background()
+	begun, err := s.Begin(ctx, raidstorage.Meta{})
+	if err != nil {
+		t.Fatalf("Begin: %v", err)
+	}
+	if err := stage(begun.(*txn)); err != nil {
+		t.Fatalf("stage: %v", err)
+	}
+	if _, err := begun.Vote(ctx); err != nil {
+		return 0, err
+	}
+	return begun.Finish(ctx)
+}
+
+func put(t testing.TB, s *Storage, oid raidstorage.OID, serial raidstorage.TID, data string) raidstorage.TID {
+	t.Helper()
+	return commit(t, s, func(txn *txn) error { return txn.Store(context.Background(), oid, serial, []byte(data)) })
+}
+
+func undo(t testing.TB, s *Storage, tids ...raidstorage.TID) (raidstorage.TID, error) {
+	t.Helper()
+	return tryCommit(t, s, func(txn *txn) error {
+		for _, tid := range tids {
+			if err := txn.Undo(context.Background(), tid); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// current returns the data of oid, "" when there is none.
+func current(t testing.TB, s *Storage, oid raidstorage.OID) string {
+	t.Helper()
+	rev, err := s.LoadBefore(context.Background(), oid, raidstorage.MaxTID)
+	if _, missing := errors.AsType[*raidstorage.NotFoundError](err); missing {
+		return ""
+	}
+	if err != nil {
+		t.Fatalf("LoadBefore: %v", err)
+	}
+	return string(rev.Data)
+}
+
+func TestUndoFollowsFileStorage(t *testing.T) {
+	t.Parallel()
+	var s Storage
+	t1 := put(t, &s, 1, 0, "one")
+	t2 := put(t, &s, 1, t1, "two")
+	t3 := put(t, &s, 1, t2, "three")
+
+	if _, err := undo(t, &s, t2); err == nil {
+		t.Fatal("undo of a transaction whose object changed since: no error")
+	}
+	t4, err := undo(t, &s, t3, t2)
+	if err != nil || current(t, &s, 1) != "one" {
+		t.Fatalf("undo of two: %v, data %q", err, current(t, &s, 1))
+	}
+	if rev, _ := s.LoadBefore(t.Context(), 1, t4); string(rev.Data) != "three" || rev.Next != t4 {
+		t.Fatalf("before the undo: %+v", rev)
+	}
+	t5, err := undo(t, &s, t4)
+	if err != nil || current(t, &s, 1) != "three" {
+		t.Fatalf("undo of an undo: %v, data %q", err, current(t, &s, 1))
+	}
+	t6, err := undo(t, &s, t5, t4, t3, t2, t1)
+	if err != nil || current(t, &s, 1) != "" {
+		t.Fatalf("undo of the creation: %v, data %q", err, current(t, &s, 1))
+	}
+	if _, err := undo(t, &s, t6); err != nil || current(t, &s, 1) != "three" {
+		t.Fatalf("undo of the undone creation: %v, data %q", err, current(t, &s, 1))
+	}
+	if objects, _, _ := s.Size(t.Context()); objects != 1 {
+		t.Fatalf("%d objects", objects)
+	}
+}
+
+func TestVoteWaitsItsTurnAndItsContextEndsTheWait(t *testing.T) {
+	t.Parallel()
+	s := New("a")
+	first, _ := s.Begin(t.Context(), raidstorage.Meta{})
+	if _, err := first.Vote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	second, _ := s.Begin(t.Context(), raidstorage.Meta{})
+	if _, err := second.Vote(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("vote beside a voted transaction: %v", err)
+	}
+	// Closing the handle ends its voted transaction, and gives others the lock.
+	other := s.Another("b")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Finish(t.Context()); !errors.Is(err, raidstorage.ErrClosed) {
+		t.Fatalf("finish after close: %v", err)
+	}
+	put(t, other, 7, 0, "x")
+	if err := first.Abort(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if again := s.Another("c"); current(t, again, 7) != "x" {
+		t.Fatal("a new handle does not see the data")
+	}
+}
+
+func TestOtherHandlesAreNotified(t *testing.T) {
+	t.Parallel()
+	a := New("a")
+	b := a.Another("b")
+	var got []raidstorage.Invalidation
+	cancel := b.Subscribe(func(inv raidstorage.Invalidation) { got = append(got, inv) })
+	put(t, b, 1, 0, "own")
+	tid := put(t, a, 2, 0, "foreign")
+	cancel()
+	put(t, a, 3, 0, "late")
+	if len(got) != 1 || got[0].TID != tid || len(got[0].OIDs) != 1 || got[0].OIDs[0] != 2 {
+		t.Fatalf("notified of %+v", got)
+	}
+}
+
+func TestTruncateAfterCutsObjectsAndLog(t *testing.T) {
+	t.Parallel()
+	s := New("")
+	t1 := put(t, s, 1, 0, "one")
+	t2 := put(t, s, 1, t1, "two")
+	_, before, _ := s.Size(t.Context())
+	t3 := commit(t, s, func(txn *txn) error {
+		return errors.Join(txn.Delete(t.Context(), 1, t2), txn.Store(t.Context(), 2, 0, []byte("x")))
+	})
+	if err := s.TruncateAfter(t.Context(), t1, t2); err == nil {
+		t.Fatal("truncated although the last transaction was another")
+	}
+	if err := s.TruncateAfter(t.Context(), t2, t3); err != nil {
+		t.Fatal(err)
+	}
+	objects, size, _ := s.Size(t.Context())
+	if current(t, s, 1) != "two" || current(t, s, 2) != "" || objects != 1 || size != before {
+		t.Fatalf("after: %q, %q, %d objects, %d bytes instead of %d", current(t, s, 1), current(t, s, 2), objects, size, before)
+	}
+	if last, _ := s.LastTID(t.Context()); last != t2 {
+		t.Fatalf("last %v instead of %v", last, t2)
+	}
+}
+
+func TestBlobsAreUndoneWithTheirRecords(t *testing.T) {
+	t.Parallel()
+	s := New("")
+	store := func(serial raidstorage.TID, blob string) raidstorage.TID {
+		return commit(t, s, func(txn *txn) error {
+			return txn.StoreBlob(t.Context(), 1, serial, []byte("record"), strings.NewReader(blob))
+		})
+	}
+	t1 := store(0, "first")
+	t2 := store(t1, "second")
+	t3, err := undo(t, s, t2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.OpenBlob(t.Context(), 1, t3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if content, _ := io.ReadAll(r); !bytes.Equal(content, []byte("first")) {
+		t.Fatalf("blob %q", content)
+	}
+}
