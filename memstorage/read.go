@@ -37,7 +37,7 @@ func (s *Storage) Iterate(ctx context.Context, from, through raidstorage.TID) it
 				yield(nil, err)
 				return
 			}
-			out.Meta = cur.Meta
+			out.Meta, out.Size = cur.Meta, cur.bytes
 			if !yield(&out, nil) {
 				return
 			}
@@ -161,7 +161,7 @@ func (s *Storage) UndoLog(ctx context.Context, skip, limit int, match func(raids
 		if txn.Status != raidstorage.StatusNormal {
 			continue
 		}
-		info := raidstorage.TxnInfo{Meta: txn.Meta, Size: txn.size()}
+		info := raidstorage.TxnInfo{Meta: txn.Meta, Size: txn.bytes}
 		if match != nil && !match(info) {
 			continue
 		}

@@ -43,7 +43,7 @@ func (s *Storage) TruncateAfter(ctx context.Context, tid, last raidstorage.TID) 
 		for i := range txn.records {
 			db.dropLast(txn.records[i].oid)
 		}
-		db.bytes -= txn.size()
+		db.bytes -= txn.bytes
 	}
 	db.last = 0
 	if keep > 0 {

@@ -91,6 +91,7 @@ type record struct {
 type transaction struct {
 	raidstorage.Meta
 	records []record
+	bytes   int64 // what size returned when it was put into the log
 }
 
 // New returns an empty database. The name is what Name returns.

@@ -20,6 +20,7 @@ var (
 	_ raidstorage.RecordIterator = (*Storage)(nil)
 	_ raidstorage.Notifier       = (*Storage)(nil)
 	_ raidstorage.Truncater      = (*Storage)(nil)
+	_ raidstorage.Packer         = (*Storage)(nil)
 	_ raidstorage.Sizer          = (*Storage)(nil)
 	_ raidstorage.UndoTxn        = (*txn)(nil)
 	_ raidstorage.BlobTxn        = (*txn)(nil)
@@ -203,5 +204,93 @@ func TestBlobsAreUndoneWithTheirRecords(t *testing.T) {
 	}
 	if content, _ := io.ReadAll(r); !bytes.Equal(content, []byte("first")) {
 		t.Fatalf("blob %q", content)
+	}
+}
+
+// byteRefs makes each byte of a record but the first a reference, to the oid of
+// that number.
+func byteRefs(record []byte) ([]raidstorage.OID, error) {
+	if record[0] == '!' {
+		return nil, errors.New("unreadable")
+	}
+	var oids []raidstorage.OID
+	for _, b := range record[1:] {
+		oids = append(oids, raidstorage.OID(b))
+	}
+	return oids, nil
+}
+
+func TestPackKeepsWhatIsReachableThenOrLater(t *testing.T) {
+	t.Parallel()
+	s := New("")
+	s.References = byteRefs
+	var tids []raidstorage.TID
+	write := func(objects ...string) {
+		tids = append(tids, commit(t, s, func(txn *txn) (err error) {
+			for _, object := range objects {
+				oid := raidstorage.OID(object[0] - '0')
+				var serial raidstorage.TID
+				if rev, e := s.LoadBefore(t.Context(), oid, raidstorage.MaxTID); e == nil {
+					serial = rev.Serial
+				}
+				err = errors.Join(err, txn.Store(t.Context(), oid, serial, []byte(object[1:])))
+			}
+			return err
+		}))
+	}
+	write("0root\x01", "1old", "2garbage\x03", "3x", "4garbage", "5only later", "6dropped")
+	write("1r\x02")
+	write("0root", "6!") // at the pack time 1 and all behind it is garbage, and 6 is unreadable
+	write("7n\x05")
+	write("1back\x02")
+	t6, err := undo(t, s, tids[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], GC: true}); err != nil {
+		t.Fatal(err)
+	}
+	for oid, want := range []string{"root", "back\x02", "garbage\x03", "x", "", "only later", "", ""} {
+		if got := current(t, s, raidstorage.OID(oid)); got != want {
+			t.Errorf("object %d: %q instead of %q", oid, got, want)
+		}
+	}
+	if _, err := s.LoadBefore(t.Context(), 0, tids[1]); err == nil {
+		t.Error("an old revision of the root is still there")
+	}
+	infos, err := s.UndoLog(t.Context(), 0, 10, nil)
+	if err != nil || len(infos) != 3 || infos[0].TID != t6 {
+		t.Errorf("undo log %+v, %v", infos, err)
+	}
+	var size int64
+	for txn, err := range s.Iterate(t.Context(), 0, raidstorage.MaxTID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += txn.Size
+		if packed := txn.Status == raidstorage.StatusPacked; packed != (txn.TID <= tids[2]) {
+			t.Errorf("transaction %v: status %q", txn.TID, txn.Status)
+		}
+	}
+	if objects, bytes, _ := s.Size(t.Context()); objects != 5 || bytes != size {
+		t.Errorf("%d objects, %d bytes; the log has %d", objects, bytes, size)
+	}
+}
+
+func TestPackNamesTheUnreadableRecordAndDropsNothing(t *testing.T) {
+	t.Parallel()
+	s := New("a")
+	t1 := put(t, s, 0, 0, "no pickle")
+	t2 := put(t, s, 0, t1, "no pickle either")
+	err := s.Pack(t.Context(), raidstorage.PackOptions{Through: t2, GC: true})
+	corrupt, ok := errors.AsType[*raidstorage.CorruptError](err)
+	if !ok || corrupt.OID != 0 || corrupt.TID != t2 || corrupt.Storage != "a" {
+		t.Fatalf("pack: %v", err)
+	}
+	if _, err := s.LoadBefore(t.Context(), 0, t2); err != nil {
+		t.Fatalf("after a failed pack: %v", err)
+	}
+	if err := s.Pack(t.Context(), raidstorage.PackOptions{Through: t2}); err != nil {
+		t.Fatalf("pack without GC: %v", err)
 	}
 }

@@ -266,7 +266,8 @@ func (db *database) apply(t *txn) {
 	}
 	db.log = append(db.log, &t.transaction)
 	db.last = t.TID
-	db.bytes += t.size()
+	t.bytes = t.size()
+	db.bytes += t.bytes
 }
 
 // Abort implements raidstorage.Txn. It returns nil.

@@ -1,0 +1,217 @@
+package memstorage
+
+import (
+	"context"
+	"slices"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/pickleref"
+)
+
+// Pack implements raidstorage.Packer.
+//
+// The references of what is there at the beginning are read without a lock, as the
+// log's entries never change; those of the transactions that come meanwhile, and the
+// dropping itself, under the commit lock. So a transaction that finishes after Pack
+// began counts as later than opts.Through, whatever its tid. Objects with a revision later than
+// opts.Through are kept, as records written later are. The last transaction stays
+// even if it has lost all its records, so that LastTID does not go back.
+func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error {
+	h := s.handle()
+	db := h.db
+	// No other rewrites the log meanwhile.
+	if err := h.take(ctx, db.packing); err != nil {
+		return err
+	}
+	defer func() { <-db.packing }()
+	if err := h.rlock(ctx); err != nil {
+		return err
+	}
+	log, last := db.log, db.last
+	db.mu.RUnlock()
+
+	p := packer{s: s, h: h, through: min(opts.Through, last), gc: opts.GC, references: s.References,
+		packed: make(map[raidstorage.OID]*record), keep: make(map[raidstorage.OID]bool)}
+	if p.references == nil {
+		p.references = func(data []byte) ([]raidstorage.OID, error) { return pickleref.References(nil, data) }
+	}
+	if err := p.read(ctx, log); err != nil {
+		return err
+	}
+	if err := h.take(ctx, db.commit); err != nil {
+		return err
+	}
+	defer func() { <-db.commit }()
+	if err := p.read(ctx, db.log[len(log):]); err != nil {
+		return err
+	}
+	return p.drop(db.log)
+}
+
+// packer is one run of Pack.
+type packer struct {
+	s          *Storage
+	h          *handle
+	through    raidstorage.TID
+	gc         bool
+	references func([]byte) ([]raidstorage.OID, error)
+
+	packed map[raidstorage.OID]*record // what was current at through
+	keep   map[raidstorage.OID]bool    // the reachable ones, with gc
+}
+
+// read takes in further transactions.
+func (p *packer) read(ctx context.Context, log []*transaction) error {
+	later, _ := findTxn(log, p.through)
+	if later < len(log) && log[later].TID == p.through {
+		later++
+	}
+	for _, txn := range log[:later] {
+		for i := range txn.records {
+			p.packed[txn.records[i].oid] = &txn.records[i]
+		}
+	}
+	if !p.gc {
+		return nil
+	}
+	todo := []raidstorage.OID{0} // the root object
+	for _, txn := range log[later:] {
+		for i := range txn.records {
+			refs, err := p.follow(ctx, &txn.records[i])
+			if err != nil {
+				return err
+			}
+			todo = append(append(todo, txn.records[i].oid), refs...)
+		}
+	}
+	return p.reach(ctx, todo)
+}
+
+// reach marks todo, and what can be reached from there, as to be kept.
+func (p *packer) reach(ctx context.Context, todo []raidstorage.OID) error {
+	for len(todo) > 0 {
+		oid := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if p.keep[oid] {
+			continue
+		}
+		p.keep[oid] = true
+		rec := p.packed[oid]
+		if rec == nil { // dangling, or created later: then it has been read already
+			continue
+		}
+		refs, err := p.follow(ctx, rec)
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			if !p.keep[ref] {
+				todo = append(todo, ref)
+			}
+		}
+	}
+	return nil
+}
+
+// follow returns the oids that rec refers to.
+func (p *packer) follow(ctx context.Context, rec *record) ([]raidstorage.OID, error) {
+	if err := p.h.alive(ctx); err != nil {
+		return nil, err
+	}
+	if rec.data == nil {
+		return nil, nil
+	}
+	refs, err := p.references(rec.data)
+	if err != nil {
+		return nil, &raidstorage.CorruptError{Storage: p.s.Name(), Offset: -1, OID: rec.oid, TID: rec.tid,
+			Reason: "its references cannot be read: " + err.Error()}
+	}
+	return refs, nil
+}
+
+// stays tells whether the pack leaves rec in the log.
+func (p *packer) stays(rec *record) bool {
+	if rec.tid > p.through {
+		return true
+	}
+	return rec.data != nil && p.packed[rec.oid] == rec && (!p.gc || p.keep[rec.oid])
+}
+
+// drop rewrites the log and the objects. The caller holds the commit lock, so the
+// new ones can be made while reads go on; they are put in place at once.
+func (p *packer) drop(log []*transaction) error {
+	packed := make([]*transaction, 0, len(log))
+	objects := make(map[raidstorage.OID]*object)
+	var size, live int64
+	for n, old := range log {
+		txn := old
+		if old.TID <= p.through {
+			if txn = p.shrink(old); len(txn.records) == 0 && n < len(log)-1 {
+				continue
+			}
+		}
+		txn = p.detach(txn, objects)
+		for i := range txn.records {
+			rec := &txn.records[i]
+			obj := objects[rec.oid]
+			if obj == nil {
+				obj = &object{}
+				obj.revs = obj.first[:0]
+				objects[rec.oid] = obj
+			}
+			obj.revs = append(obj.revs, rec)
+		}
+		if txn != old { // else iterations may be reading it
+			txn.bytes = txn.size()
+		}
+		size += txn.bytes
+		packed = append(packed, txn)
+	}
+	for _, obj := range objects {
+		if obj.revs[len(obj.revs)-1].data != nil {
+			live++
+		}
+	}
+	db := p.h.db
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if p.h.closed.Load() {
+		return raidstorage.ErrClosed
+	}
+	db.log, db.objects, db.bytes, db.live = packed, objects, size, live
+	return nil
+}
+
+// shrink returns what stays of a transaction that the pack goes over.
+func (p *packer) shrink(old *transaction) *transaction {
+	txn := &transaction{Meta: old.Meta}
+	txn.Status = raidstorage.StatusPacked
+	for i := range old.records {
+		if p.stays(&old.records[i]) {
+			txn.records = append(txn.records, old.records[i])
+		}
+	}
+	txn.records = slices.Clip(txn.records)
+	return txn
+}
+
+// detach returns txn without hints to data that is gone, a copy if there are any.
+// objects has what stays of the earlier transactions.
+func (p *packer) detach(txn *transaction, objects map[raidstorage.OID]*object) *transaction {
+	copied := false
+	for i := range txn.records {
+		rec := &txn.records[i]
+		if rec.dataTID == 0 {
+			continue
+		}
+		if src, _ := objects[rec.oid].before(rec.dataTID + 1); src != nil && src.tid == rec.dataTID {
+			continue
+		}
+		if !copied { // iterations may go on over the old one
+			txn = &transaction{Meta: txn.Meta, records: slices.Clone(txn.records)}
+			copied = true
+		}
+		txn.records[i].dataTID = 0
+	}
+	return txn
+}
