@@ -1,0 +1,207 @@
+package storagetest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+)
+
+func lockRules() []rule {
+	return subject("commit lock", needs{},
+		rule{name: "the next vote waits for finish and then sees what was committed", run: func(e *env) {
+			first, _ := e.voted(objs(1, "a"))
+			second := e.staged(objs(2, "b"))
+			votes := e.voteLater(e.ctx, second)
+			for range 20 {
+				e.wantLast(0)
+			}
+			select {
+			case <-votes:
+				e.Fatalf("two transactions hold the commit lock")
+			default:
+			}
+			tid := e.finish(first)
+			got := <-votes
+			e.must("Vote after the lock was freed", got.err)
+			if got.vote.Last != tid {
+				e.Errorf("Vote.Last = %v, want %v", got.vote.Last, tid)
+			}
+			if next := e.finish(second); next <= tid {
+				e.Errorf("tid %v follows %v", next, tid)
+			}
+		}},
+		rule{name: "an abort hands the lock over", run: func(e *env) {
+			first, _ := e.voted(objs(1, "a"))
+			second := e.staged(objs(2, "b"))
+			votes := e.voteLater(e.ctx, second)
+			e.abort(first)
+			got := <-votes
+			e.must("Vote after the lock was freed", got.err)
+			if got.vote.Last != 0 {
+				e.Errorf("Vote.Last = %v, want 0", got.vote.Last)
+			}
+			e.finish(second)
+			e.wantNotFound(1, raidstorage.MaxTID)
+			e.wantCurrent(2, "b")
+		}},
+		rule{name: "a failed vote hands the lock over", run: func(e *env) {
+			serial := e.commit(objs(1, "a"))
+			holder, _ := e.voted(objs(3, "c"))
+			failing := e.begin(raidstorage.Meta{})
+			e.must("Store", failing.Store(e.ctx, 1, serial+1, []byte("b")))
+			waiting := e.staged(objs(2, "b"))
+			fails, votes := e.voteLater(e.ctx, failing), e.voteLater(e.ctx, waiting)
+			last := e.finish(holder)
+			for range 2 { // nobody knows which of them came first
+				select {
+				case got := <-fails:
+					wantErr[*raidstorage.ConflictError](e, "Vote", got.err)
+				case got := <-votes:
+					e.must("Vote after the lock was freed", got.err)
+					if got.vote.Last != last {
+						e.Errorf("Vote.Last = %v, want %v", got.vote.Last, last)
+					}
+					e.finish(waiting)
+				}
+			}
+			e.wantLockFree()
+		}},
+		rule{name: "a waiting vote ends when its context is cancelled", run: func(e *env) {
+			ctx, cancel := context.WithCancel(e.ctx)
+			e.waitInVain(ctx, cancel, context.Canceled)
+		}},
+		rule{name: "a waiting vote ends at its deadline", run: func(e *env) {
+			ctx, cancel := context.WithTimeout(e.ctx, 30*time.Millisecond)
+			defer cancel()
+			e.waitInVain(ctx, func() {}, context.DeadlineExceeded)
+		}},
+		rule{name: "reads and new oids do not wait for the lock", run: func(e *env) {
+			serial := e.commit(objs(1, "a"))
+			txn, vote := e.voted(objs(1, "b"))
+			if vote.Last != serial {
+				e.Errorf("Vote.Last = %v, want %v", vote.Last, serial)
+			}
+			e.wantLoad(1, raidstorage.MaxTID, "a", serial, 0)
+			e.newOIDs(3)
+			e.staged(objs(2, "b"))
+			if n := len(e.log(e.s)); n != 1 {
+				e.Errorf("the log has %d transactions, want 1", n)
+			}
+			e.finish(txn)
+		}},
+		rule{name: "nobody starves while others commit without a pause", run: starvation},
+		rule{name: "the last tid does not change while a vote holds the lock", run: lastTIDStable},
+	)
+}
+
+type voteResult struct {
+	vote raidstorage.Vote
+	err  error
+}
+
+// voteLater votes in a goroutine of its own, which ends when ctx does.
+func (e *env) voteLater(ctx context.Context, txn raidstorage.Txn) <-chan voteResult {
+	result := make(chan voteResult, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		vote, err := txn.Vote(ctx)
+		result <- voteResult{vote, err}
+	})
+	e.Cleanup(wg.Wait)
+	return result
+}
+
+// waitInVain lets a vote wait for a lock that nobody frees until its context ends.
+func (e *env) waitInVain(ctx context.Context, end func(), want error) {
+	e.Helper()
+	holder, _ := e.voted(objs(1, "a"))
+	waiting := e.staged(objs(2, "b"))
+	votes := e.voteLater(ctx, waiting)
+	end()
+	select {
+	case got := <-votes:
+		if !errors.Is(got.err, want) {
+			e.Errorf("Vote returned %v, want %v", got.err, want)
+		}
+	case <-e.ctx.Done():
+		e.abort(holder) // so that the vote can return
+		e.Fatalf("Vote still waits for the lock after its context has ended")
+	}
+	tid := e.finish(holder)
+	e.wantUntouched(tid, 2)
+	_, err := waiting.Finish(e.ctx)
+	wantErr[*raidstorage.TxnStateError](e, "Finish of the transaction that gave up", err)
+}
+
+// starvation lets two goroutines commit in a loop until a third, which came later,
+// has committed a few times. A lock that is not first come, first served lets the
+// first two go on for ever.
+func starvation(e *env) {
+	const limit = 2000
+	others, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	var hogs sync.WaitGroup
+	defer hogs.Wait()
+	defer cancel()
+	commits := make([]int, 2)
+	for i := range commits {
+		hogs.Go(func() {
+			for ; commits[i] < limit && others.Err() == nil; commits[i]++ {
+				if !voteAndAbort(others, e.s) {
+					return
+				}
+			}
+		})
+	}
+	for range 5 {
+		e.commit(objs(1, "patient"))
+	}
+	cancel()
+	hogs.Wait()
+	if commits[0]+commits[1] >= 2*limit {
+		e.Errorf("a commit had to wait for %d others that came after it", commits[0]+commits[1])
+	}
+}
+
+func voteAndAbort(ctx context.Context, s raidstorage.Storage) bool {
+	txn, err := s.Begin(ctx, raidstorage.Meta{})
+	if err != nil {
+		return false
+	}
+	defer func() { _ = txn.Abort(context.WithoutCancel(ctx)) }()
+	_, err = txn.Vote(ctx)
+	return err == nil
+}
+
+func lastTIDStable(e *env) {
+	e.must("committing from several goroutines", together(4, func(i int) error {
+		for range 5 {
+			txn, err := e.s.Begin(e.ctx, raidstorage.Meta{})
+			if err != nil {
+				return err
+			}
+			vote, err := txn.Vote(e.ctx)
+			if err != nil {
+				return err
+			}
+			for range 10 {
+				last, err := e.s.LastTID(e.ctx)
+				if err != nil {
+					return err
+				}
+				if last != vote.Last {
+					e.Errorf("LastTID = %v while a transaction that voted at %v holds the lock", last, vote.Last)
+				}
+			}
+			if tid, err := txn.Finish(e.ctx); err != nil {
+				return err
+			} else if tid <= vote.Last {
+				e.Errorf("Finish returned %v, Vote.Last was %v", tid, vote.Last)
+			}
+		}
+		return nil
+	}))
+}
