@@ -63,8 +63,8 @@ type Storage interface {
 // Txn is one transaction, owned by one caller: it is not safe for concurrent use.
 // Changes are collected without checks; Vote checks them all under the storage's
 // commit lock. For an oid that is changed more than once the last change counts.
-// The storage may keep the data slices until the transaction ends; the caller
-// must not change them before. Undo and StoreBlob add what only some can do.
+// The storage may keep the data slices for ever; the caller must not change them
+// any more. Undo and StoreBlob add what only some can do.
 //
 // Whatever happens, Abort is safe to call, more than once too and after Finish,
 // where it has no effect. After the transaction has ended the other methods return
@@ -154,6 +154,7 @@ type Revision struct {
 // Transaction is a committed unit, as the log holds it.
 type Transaction struct {
 	Meta
+	Size int64 // bytes that it takes in the log, 0 where that is not known
 	// Records yields the transaction's records in log order. It may be ranged over
 	// more than once while the Transaction is valid.
 	Records iter.Seq2[Record, error]

@@ -1,0 +1,253 @@
+package raidstorage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// historyLength is how many of a backend's state changes Status shows.
+const historyLength = 20
+
+// backend is one member while the mirror runs. Its supervisor goroutine (see
+// supervise.go) opens, recovers and closes its storage.
+type backend struct {
+	cfg   Backend
+	index int // in Config.Backends
+
+	kick     chan struct{}        // wakes the supervisor; one slot, so that kicks coalesce
+	requests chan *recoverRequest // what Recover asks for, one at a time
+
+	loads, loadErrors, commits, faults, latency atomic.Int64 // latency in ns
+
+	// The fields below are guarded by Mirror.mu.
+	state     State
+	reason    string
+	since     time.Time
+	session   *session // nil while the storage is closed
+	lastTID   TID
+	droppedAt int64 // Mirror.committed when it left, -1 if it never was in sync here
+	parked    bool  // a recovery would fail again until an operator does something
+	recovery  *RecoveryProgress
+	// cancelRecovery ends the recovery under way, nil if there is none.
+	cancelRecovery context.CancelFunc
+	history        []Event
+}
+
+// session is one opened storage of a backend. A session that had a fault is dead:
+// nothing is asked of it any more, it is closed and another one opened, so that a
+// late answer of an old call cannot be taken for one to a new call.
+type session struct {
+	b       *backend
+	storage Storage
+	calls   chan func() // what the worker goroutine runs, one after the other
+	quit    chan struct{}
+	idle    chan struct{} // closed when the worker has ended
+	dead    atomic.Bool
+	cancel  func() // ends the subscription, if any
+}
+
+// callBuffer is how many calls may wait for a session's worker. Commits are
+// serial, so more than a few mean that it hangs.
+const callBuffer = 8
+
+func (m *Mirror) newSession(b *backend, storage Storage) *session {
+	s := &session{
+		b: b, storage: storage,
+		calls: make(chan func(), callBuffer),
+		quit:  make(chan struct{}),
+		idle:  make(chan struct{}),
+	}
+	m.run(func() {
+		defer close(s.idle)
+		for {
+			select {
+			case call := <-s.calls:
+				call()
+			case <-s.quit:
+				return
+			}
+		}
+	})
+	return s
+}
+
+// open opens b's storage, bounded by Timeouts.Open even if the opener does not
+// obey its context; what such an opener returns later is closed.
+func (m *Mirror) open(ctx context.Context, b *backend) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Open)
+	defer cancel()
+	type opened struct {
+		storage Storage
+		err     error
+	}
+	done := make(chan opened)
+	m.run(func() {
+		var o opened
+		o.storage, o.err = b.cfg.Open(ctx)
+		select {
+		case done <- o:
+		case <-ctx.Done():
+			if o.err == nil {
+				o.storage.Close()
+			}
+		}
+	})
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return nil, &BackendError{Backend: b.cfg.Name, Op: "open", Err: o.err}
+		}
+		s := m.newSession(b, o.storage)
+		s.cancel = func() {}
+		if n, err := Can[Notifier](o.storage); err == nil {
+			s.cancel = n.Subscribe(func(inv Invalidation) { m.foreign(s, inv) })
+		}
+		return s, nil
+	case <-ctx.Done():
+		return nil, &BackendError{Backend: b.cfg.Name, Op: "open", Err: ctx.Err()}
+	}
+}
+
+// close closes the session's storage, bounded by Timeouts.Open: a storage that
+// hangs is left to its goroutine.
+func (m *Mirror) closeSession(s *session) error {
+	s.dead.Store(true)
+	done := make(chan error, 1)
+	m.run(func() {
+		s.cancel()
+		err := s.storage.Close() // first: it ends calls under way
+		close(s.quit)
+		<-s.idle
+		done <- err
+	})
+	timer := time.NewTimer(m.cfg.Timeouts.Open)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		if err != nil && !errors.Is(err, ErrClosed) {
+			return &BackendError{Backend: s.b.cfg.Name, Op: "close", Err: err}
+		}
+		return nil
+	case <-timer.C:
+		return &BackendError{Backend: s.b.cfg.Name, Op: "close", Err: context.DeadlineExceeded}
+	}
+}
+
+// result is one backend's answer in a round.
+type result[T any] struct {
+	session *session
+	value   T
+	err     error
+}
+
+// Who took a pending answer first: the round, or the round's end.
+const (
+	pending int32 = iota
+	answered
+	abandoned
+)
+
+// round calls fn for each session at the same time, on the sessions' workers, and
+// waits for all answers, for the timeout, or for the end of ctx. An answer that
+// comes too late is given to late, if that is not nil, on the worker.
+func round[T any](ctx context.Context, op string, sessions []*session, timeout time.Duration,
+	fn func(context.Context, int, *session) (T, error), late func(T)) []result[T] {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	results := make([]result[T], len(sessions))
+	values := make([]result[T], len(sessions)) // written by workers, read once answered
+	states := make([]atomic.Int32, len(sessions))
+	done := make(chan int, len(sessions))
+	for i, s := range sessions {
+		results[i].session = s
+		call := func() {
+			v, err := fn(ctx, i, s)
+			values[i] = result[T]{session: s, value: v, err: err}
+			if states[i].CompareAndSwap(pending, answered) {
+				done <- i
+			} else if err == nil && late != nil {
+				late(v)
+			}
+		}
+		select {
+		case s.calls <- call:
+		default: // its worker hangs
+			states[i].Store(answered)
+			values[i] = result[T]{session: s, err: fmt.Errorf("%d calls are waiting: %w", callBuffer, context.DeadlineExceeded)}
+			done <- i
+		}
+	}
+	for range sessions {
+		select {
+		case i := <-done:
+			results[i] = values[i]
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	for i, s := range sessions {
+		if states[i].CompareAndSwap(pending, abandoned) {
+			results[i].err = ctx.Err()
+		} else {
+			results[i] = values[i] // answered, perhaps in the very last moment
+		}
+		if err := results[i].err; err != nil {
+			results[i].err = &BackendError{Backend: s.b.cfg.Name, Op: op, Err: err}
+		}
+	}
+	return results
+}
+
+// setState applies event to b, and tells of it. The caller holds m.mu.
+func (m *Mirror) setStateLocked(b *backend, event healthEvent, reason string) bool {
+	to, ok := b.state.on(event)
+	if !ok {
+		return false
+	}
+	from := b.state
+	b.state, b.reason, b.since = to, reason, m.cfg.Clock()
+	switch to {
+	case StateInSync:
+		b.reason, b.parked, b.recovery = "", false, nil
+	case StateRecovering:
+		b.reason = reason
+	}
+	if from == StateInSync {
+		b.lastTID = m.view.Load().last
+		b.droppedAt = m.committed.Load()
+	}
+	e := Event{Kind: EventState, Time: b.since, Backend: b.cfg.Name, From: from, To: to, Reason: reason,
+		Condition: m.conditionLocked()}
+	b.history = append(b.history, e)
+	if len(b.history) > historyLength {
+		b.history = b.history[1:]
+	}
+	m.tell(e)
+	return true
+}
+
+// fault notes that a call to s failed or gave an answer that must be wrong. From
+// now on nothing is asked of s; the supervisor sees to the rest.
+func (m *Mirror) fault(s *session, reason error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.b.faults.Add(1)
+	if s.b.session != s || !s.dead.CompareAndSwap(false, true) {
+		return // an old session, or known already
+	}
+	m.setStateLocked(s.b, eventFault, reason.Error())
+	m.publishLocked(m.view.Load().last)
+	s.b.wake()
+}
+
+// wake makes the supervisor look at b's state.
+func (b *backend) wake() {
+	select {
+	case b.kick <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,439 @@
+package raidstorage
+
+// A commit (replication.md, C1-C8):
+//
+//	caller    Begin, Store, ...                 collected in an opLog, no lock held
+//	caller    Vote:   take the commit slot
+//	                  resolve, if an earlier outcome is in doubt (C6)
+//	                  choose a tid from a reserved range (C2)
+//	  all of I, in parallel: begin, stores, vote; the answer tells the last tid
+//	                  compare the answers (C3, see answers.go)
+//	                  drop who failed: the rest has voted and has equal last tids;
+//	                  at least W of them; the record first (C4)
+//	caller    Finish: all that voted, in parallel: finish
+//	                  wait until each has finished or failed (C5, C7 of the model)
+//	                  drop who failed: at least W have finished; the record first (C8)
+//	                  make it visible, free the slot, return: the acknowledgement
+//
+// Invariant: between Vote and the end of the transaction nothing else changes the
+// record or what is visible. Crash points: before the first finish nothing happened
+// (backends forget a voted transaction); after it some of I may hold the
+// transaction and others not, which start-up or resolve evens out before anything
+// is served; after the last nothing is missing but the reply.
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-multierror"
+)
+
+// The life of a mirrorTxn.
+const (
+	txnOpen int32 = iota
+	txnVoted
+	txnEnded
+)
+
+var txnStateNames = [...]string{"not voted", "voted", "ended"}
+
+// mirrorTxn implements Txn, UndoTxn and BlobTxn.
+type mirrorTxn struct {
+	m        *Mirror
+	meta     Meta
+	explicit bool // the caller chose the tid
+	log      opLog
+	state    atomic.Int32 // txnOpen, txnVoted or txnEnded; Close may end a voted transaction that its owner forgot
+	voters   []voter      // who voted; the transaction holds their commit locks and the slot
+}
+
+// voter is a backend's transaction that has voted.
+type voter struct {
+	session *session
+	txn     Txn
+	vote    Vote
+}
+
+var (
+	_ UndoTxn = (*mirrorTxn)(nil)
+	_ BlobTxn = (*mirrorTxn)(nil)
+)
+
+// Begin implements Storage.
+func (m *Mirror) Begin(ctx context.Context, meta Meta) (Txn, error) {
+	if m.view.Load().closed {
+		return nil, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := meta.check(); err != nil {
+		return nil, err
+	}
+	if meta.Status == 0 {
+		meta.Status = StatusNormal
+	}
+	t := &mirrorTxn{m: m, meta: meta, explicit: meta.TID != 0}
+	t.log.dir, t.log.limit = m.cfg.TempDir, m.cfg.SpoolBytes
+	return t, nil
+}
+
+// check returns an *InvalidError for metadata that no storage could keep.
+func (m Meta) check() error {
+	if len(m.User) > MaxMetaBytes || len(m.Description) > MaxMetaBytes || len(m.Extension) > MaxMetaBytes {
+		return &InvalidError{Op: "begin", Reason: "user, description or extension is too long"}
+	}
+	if m.Status != 0 && m.Status != StatusNormal && m.Status != StatusPacked {
+		return &InvalidError{Op: "begin", Reason: "unknown transaction status"}
+	}
+	if m.TID > MaxTID {
+		return &InvalidError{Op: "begin", Reason: "the tid is too great"}
+	}
+	return nil
+}
+
+// staging checks that a staging method may be called.
+func (t *mirrorTxn) staging(ctx context.Context, op string) error {
+	if state := t.state.Load(); state != txnOpen {
+		return &TxnStateError{Op: op, State: txnStateNames[state]}
+	}
+	if t.m.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return ctx.Err()
+}
+
+// Store implements Txn.
+func (t *mirrorTxn) Store(ctx context.Context, oid OID, serial TID, data []byte) error {
+	if err := t.staging(ctx, "store"); err != nil {
+		return err
+	}
+	if len(data) == 0 {
+		return &InvalidError{Op: "store", Reason: "no data"}
+	}
+	return t.log.add(op{kind: opStore, oid: oid, serial: serial, data: data})
+}
+
+// Delete implements Txn.
+func (t *mirrorTxn) Delete(ctx context.Context, oid OID, serial TID) error {
+	if err := t.staging(ctx, "delete"); err != nil {
+		return err
+	}
+	return t.log.add(op{kind: opDelete, oid: oid, serial: serial})
+}
+
+// CheckCurrent implements Txn.
+func (t *mirrorTxn) CheckCurrent(ctx context.Context, oid OID, serial TID) error {
+	if err := t.staging(ctx, "check current"); err != nil {
+		return err
+	}
+	return t.log.add(op{kind: opCheck, oid: oid, serial: serial})
+}
+
+// Restore implements Txn.
+func (t *mirrorTxn) Restore(ctx context.Context, r Record) error {
+	if err := t.staging(ctx, "restore"); err != nil {
+		return err
+	}
+	if r.TID != t.meta.TID || !t.explicit {
+		return &InvalidError{Op: "restore", Reason: "the record's tid is not the transaction's"}
+	}
+	o := op{kind: opRestore, oid: r.OID, serial: r.TID, dataTID: r.DataTID, data: r.Data}
+	if r.OpenBlob == nil {
+		return t.log.add(o)
+	}
+	if err := supports[BlobLoader](t.m); err != nil {
+		return err
+	}
+	blob, err := r.OpenBlob(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.log.addBlob(o, blob), blob.Close())
+}
+
+// StoreBlob implements BlobTxn: the blob waits in a temporary file, from which all
+// backends read it.
+func (t *mirrorTxn) StoreBlob(ctx context.Context, oid OID, serial TID, data []byte, blob io.Reader) error {
+	if err := t.staging(ctx, "store blob"); err != nil {
+		return err
+	}
+	if len(data) == 0 {
+		return &InvalidError{Op: "store blob", Reason: "no data"}
+	}
+	if err := supports[BlobLoader](t.m); err != nil {
+		return err
+	}
+	return t.log.addBlob(op{kind: opBlob, oid: oid, serial: serial, data: data}, blob)
+}
+
+// Undo implements UndoTxn. Each backend works out the same records from the same log.
+func (t *mirrorTxn) Undo(ctx context.Context, tid TID) error {
+	if err := t.staging(ctx, "undo"); err != nil {
+		return err
+	}
+	if err := supports[Undoer](t.m); err != nil {
+		return err
+	}
+	t.log.undos = true
+	return t.log.add(op{kind: opUndo, serial: tid})
+}
+
+// voteAttempts bounds how often a vote starts over because the backends turned out
+// to be unequal, or the record moved, and were put right.
+const voteAttempts = 4
+
+// Vote implements Txn.
+func (t *mirrorTxn) Vote(ctx context.Context) (Vote, error) {
+	if state := t.state.Load(); state != txnOpen {
+		return Vote{}, &TxnStateError{Op: "vote", State: txnStateNames[state]}
+	}
+	if err := t.m.lockCommit(ctx); err != nil {
+		t.end()
+		return Vote{}, err
+	}
+	v, err := t.vote(ctx)
+	if err != nil {
+		t.m.unlockCommit()
+		t.end()
+		return Vote{}, err
+	}
+	t.m.mu.Lock()
+	t.m.voted = t
+	t.m.mu.Unlock()
+	t.state.Store(txnVoted)
+	return v, nil
+}
+
+// end forgets the transaction; its locks are free already.
+func (t *mirrorTxn) end() {
+	t.state.Store(txnEnded)
+	t.log.close()
+}
+
+// vote tries until the backends agree. The commit slot is held.
+func (t *mirrorTxn) vote(ctx context.Context) (Vote, error) {
+	var last error
+	for range voteAttempts {
+		if t.m.unresolved != nil {
+			if err := t.m.resolve(ctx); err != nil {
+				return Vote{}, err
+			}
+		}
+		v, err := t.voteOnce(ctx)
+		if err == nil || t.m.unresolved == nil {
+			return v, err
+		}
+		last = err
+	}
+	return Vote{}, last
+}
+
+// voteOnce makes one attempt. If it leaves m.unresolved set, another one may succeed.
+func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
+	m := t.m
+	m.mu.Lock()
+	stopped := m.stopped
+	m.mu.Unlock()
+	if stopped != nil {
+		return Vote{}, stopped
+	}
+	view := m.view.Load()
+	if len(view.sessions) < m.cfg.WriteQuorum {
+		return Vote{}, &UnavailableError{InSync: len(view.sessions), Need: m.cfg.WriteQuorum}
+	}
+	meta := t.meta
+	if err := t.chooseTID(ctx, &meta, view.last); err != nil {
+		return Vote{}, err
+	}
+	results := round(ctx, "vote", view.sessions, m.cfg.Timeouts.Vote,
+		func(ctx context.Context, _ int, s *session) (voter, error) { return t.voteAt(ctx, s, meta) },
+		func(late voter) { late.txn.Abort(context.WithoutCancel(ctx)) })
+	voters, err := m.judge(ctx, &t.log, view.last, results)
+	if err != nil {
+		m.abortAll(ctx, voters)
+		return Vote{}, err
+	}
+	t.meta, t.voters = meta, voters
+	return Vote{Changed: voters[0].vote.Changed, Last: view.last}, nil
+}
+
+func (t *mirrorTxn) chooseTID(ctx context.Context, meta *Meta, last TID) error {
+	if t.explicit {
+		if meta.TID <= last {
+			return &TIDOrderError{TID: meta.TID, Last: last}
+		}
+		return t.m.tids.claim(ctx, meta.TID)
+	}
+	tid, err := t.m.tids.next(ctx, last)
+	meta.TID = tid
+	return err
+}
+
+// voteAt runs the whole transaction up to its vote at one backend, on its worker.
+func (t *mirrorTxn) voteAt(ctx context.Context, s *session, meta Meta) (voter, error) {
+	txn, err := s.storage.Begin(ctx, meta)
+	if err != nil {
+		return voter{}, err
+	}
+	if err := t.log.replay(ctx, meta, txn); err != nil {
+		return voter{}, errors.Join(err, txn.Abort(context.WithoutCancel(ctx)))
+	}
+	vote, err := txn.Vote(ctx)
+	if err != nil {
+		return voter{}, err
+	}
+	return voter{session: s, txn: txn, vote: vote}, nil
+}
+
+// abortAll frees the locks of voters. Who cannot abort is not to be trusted with
+// its lock; a new session will do.
+func (m *Mirror) abortAll(ctx context.Context, voters []voter) {
+	if len(voters) == 0 {
+		return
+	}
+	sessions := make([]*session, len(voters))
+	for i, v := range voters {
+		sessions[i] = v.session
+	}
+	ctx = context.WithoutCancel(ctx)
+	for _, r := range round(ctx, "abort", sessions, m.cfg.Timeouts.Finish,
+		func(ctx context.Context, i int, _ *session) (struct{}, error) {
+			return struct{}{}, voters[i].txn.Abort(ctx)
+		}, nil) {
+		if r.err != nil {
+			m.fault(r.session, r.err)
+		}
+	}
+}
+
+// Abort implements Txn.
+func (t *mirrorTxn) Abort(ctx context.Context) error {
+	switch {
+	case t.state.CompareAndSwap(txnVoted, txnEnded):
+		t.m.abortAll(ctx, t.voters)
+		t.m.unlockCommit()
+		t.log.close()
+	case t.state.CompareAndSwap(txnOpen, txnEnded):
+		t.log.close()
+	}
+	return nil
+}
+
+// Finish implements Txn. If ctx ends while backends finish, it returns
+// *OutcomeUnknownError at once and the commit goes on without the caller.
+func (t *mirrorTxn) Finish(ctx context.Context) (TID, error) {
+	if err := ctx.Err(); err != nil && t.state.Load() == txnVoted { // nothing was sent yet: a plain abort
+		return 0, errors.Join(err, t.Abort(ctx))
+	}
+	if !t.state.CompareAndSwap(txnVoted, txnEnded) {
+		if t.m.ctx.Err() != nil {
+			return 0, ErrClosed
+		}
+		return 0, &TxnStateError{Op: "finish", State: txnStateNames[t.state.Load()]}
+	}
+	done := make(chan error, 1)
+	run := func() {
+		err := t.m.finish(context.WithoutCancel(ctx), t)
+		t.m.unlockCommit()
+		t.log.close()
+		done <- err
+	}
+	if ctx.Done() == nil {
+		run() // nothing can end the wait but the end
+	} else if !t.m.run(run) {
+		run()
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			return 0, err
+		}
+		return t.meta.TID, nil
+	case <-ctx.Done():
+		return 0, &OutcomeUnknownError{TID: t.meta.TID, Err: ctx.Err()}
+	}
+}
+
+// endVoted aborts a voted transaction whose owner did not end it before Close.
+func (m *Mirror) endVoted() {
+	m.mu.Lock()
+	t := m.voted
+	m.mu.Unlock()
+	if t != nil {
+		t.Abort(context.Background()) // bounded by Timeouts.Finish; a no-op if it has ended
+	}
+}
+
+// finish carries out steps C5 to C8 with the commit slot held.
+func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
+	tid := t.meta.TID
+	sessions := make([]*session, len(t.voters))
+	for i, v := range t.voters {
+		sessions[i] = v.session
+	}
+	results := round(ctx, "finish", sessions, m.cfg.Timeouts.Finish,
+		func(ctx context.Context, i int, s *session) (TID, error) {
+			got, err := t.voters[i].txn.Finish(ctx)
+			if err == nil && got != tid {
+				err = &ContradictionError{Op: "finish " + tid.String(), Answers: map[string]string{s.b.cfg.Name: got.String()}}
+			}
+			return got, err
+		}, nil)
+	var failed []*session
+	var errs *multierror.Error
+	for _, r := range results {
+		if r.err != nil {
+			failed = append(failed, r.session)
+			errs = multierror.Append(errs, r.err)
+			m.fault(r.session, r.err)
+		}
+	}
+	// C8: fewer than W copies, or a record that does not say who has them, is no
+	// acknowledgement, even though the transaction may turn out to be committed.
+	if confirmed := len(results) - len(failed); confirmed < m.cfg.WriteQuorum {
+		m.doubt(tid, errs)
+		return &OutcomeUnknownError{TID: tid, Err: errs}
+	}
+	if len(failed) > 0 {
+		if err := m.removeFromRecord(ctx, failed, errs.Error()); err != nil {
+			m.doubt(tid, err)
+			return &OutcomeUnknownError{TID: tid, Err: multierror.Append(errs, err)}
+		}
+	}
+	for _, r := range results {
+		if r.err == nil {
+			r.session.b.commits.Add(1)
+		}
+	}
+	m.oids.raise(t.log.maxOID)
+	m.committed.Add(1)
+	m.mu.Lock()
+	m.advanceLocked(tid)
+	m.mu.Unlock()
+	return nil
+}
+
+// advanceLocked makes tid visible to the readers of the present view.
+func (m *Mirror) advanceLocked(tid TID) {
+	old := m.view.Load()
+	m.view.Store(&view{last: tid, sessions: old.sessions, closed: old.closed})
+}
+
+// doubt notes that tid may be on some backends and not on others: nothing is
+// committed before resolve has looked.
+func (m *Mirror) doubt(tid TID, reason error) {
+	m.doubtful[tid] = true
+	m.inDoubtFor(&OutcomeUnknownError{TID: tid, Err: reason})
+}
+
+// inDoubtFor notes that resolve has to look before anything is committed.
+func (m *Mirror) inDoubtFor(reason error) {
+	m.unresolved = reason
+	m.inDoubt.Store(true)
+	for _, b := range m.backends {
+		b.wake() // a supervisor resolves it even if nobody commits
+	}
+}

@@ -1,0 +1,195 @@
+package raidstorage
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"iter"
+	"slices"
+)
+
+// digest identifies a transaction by content: two different transactions with one
+// tid make logs that look equal (rule C2), and a tid alone proves nothing.
+type digest [sha256.Size]byte
+
+// digestOf covers the metadata but for the status, which a pack changes, and for
+// each oid its last record: whether there is data, the data, and the blob.
+func digestOf(ctx context.Context, txn *Transaction) (digest, error) {
+	records := make(map[OID][sha256.Size]byte)
+	for r, err := range txn.Records {
+		if err != nil {
+			return digest{}, err
+		}
+		sum, err := recordDigest(ctx, r)
+		if err != nil {
+			return digest{}, err
+		}
+		records[r.OID] = sum
+	}
+	oids := make([]OID, 0, len(records))
+	for oid := range records {
+		oids = append(oids, oid)
+	}
+	slices.Sort(oids)
+	h := sha256.New()
+	put := func(b []byte) {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		h.Write(n[:])
+		h.Write(b)
+	}
+	tid := txn.TID.Bytes()
+	put(tid[:])
+	put(txn.User)
+	put(txn.Description)
+	put(txn.Extension)
+	for _, oid := range oids {
+		b, sum := oid.Bytes(), records[oid]
+		put(b[:])
+		put(sum[:])
+	}
+	return digest(h.Sum(nil)), nil
+}
+
+func recordDigest(ctx context.Context, r Record) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	if r.Data != nil {
+		h.Write([]byte{1})
+		h.Write(r.Data)
+	}
+	if r.OpenBlob != nil {
+		blob, err := r.OpenBlob(ctx)
+		if err != nil {
+			return sum, err
+		}
+		defer blob.Close()
+		content := sha256.New()
+		if _, err := io.Copy(content, blob); err != nil {
+			return sum, err
+		}
+		h.Write(content.Sum(nil))
+	}
+	h.Sum(sum[:0])
+	return sum, nil
+}
+
+// digestAt returns the digest of transaction tid of s; ok is false if there is none.
+// The empty log's tail, tid 0, is everywhere.
+func digestAt(ctx context.Context, s Storage, tid TID) (d digest, ok bool, err error) {
+	if tid == 0 {
+		return digest{}, true, nil
+	}
+	for txn, err := range s.Iterate(ctx, tid, tid) {
+		if err != nil {
+			return digest{}, false, err
+		}
+		d, err = digestOf(ctx, txn)
+		return d, err == nil, err
+	}
+	return digest{}, false, nil
+}
+
+// common is where two logs part.
+type common struct {
+	last    TID   // the last transaction that both have, 0 if none
+	first   TID   // the first one that only one of them has, or that differs; 0 if the logs are equal
+	extra   int64 // transactions of the target after last
+	missing int64 // transactions of the source after last, as far as they were looked at
+}
+
+// firstWindow and windowGrowth shape the search for the last common transaction:
+// a minute, then ever greater spans back from the target's end.
+const (
+	firstWindow  = TID(1) << 32
+	windowGrowth = 8
+)
+
+// lastCommon finds the last transaction that target and source have in common, by
+// digest. It looks at the target's tail first (rule V1) and goes back in growing
+// steps, or compares everything if full is set. Only source transactions up to
+// through count. Everything before a common transaction is taken to be equal
+// unless full is set.
+func lastCommon(ctx context.Context, target, source Storage, through TID, full bool) (common, error) {
+	end, err := target.LastTID(ctx)
+	if err != nil {
+		return common{}, err
+	}
+	for span := firstWindow; ; span *= windowGrowth {
+		from := TID(1)
+		if !full && span < end {
+			from = end - span
+		}
+		c, found, err := compareFrom(ctx, target, source, from, max(end, through))
+		if err != nil || found || from <= 1 {
+			return c, err
+		}
+		if span > MaxTID/windowGrowth {
+			span = MaxTID / windowGrowth
+		}
+	}
+}
+
+// compareFrom walks both logs from a tid on, side by side, until they part. found
+// tells whether a common transaction was met, or both logs begin there.
+func compareFrom(ctx context.Context, target, source Storage, from, through TID) (c common, found bool, err error) {
+	targets, stopTargets := pull(ctx, target, from, through)
+	defer stopTargets()
+	sources, stopSources := pull(ctx, source, from, through)
+	defer stopSources()
+	for {
+		t, okT, err := targets()
+		if err != nil {
+			return c, false, err
+		}
+		s, okS, err := sources()
+		if err != nil {
+			return c, false, err
+		}
+		if okT && okS && t == s {
+			c.last, found = t.tid, true
+			continue
+		}
+		switch {
+		case okT && (!okS || t.tid <= s.tid):
+			c.first = t.tid
+		case okS:
+			c.first = s.tid
+		}
+		for ; okT && err == nil; t, okT, err = targets() {
+			c.extra++
+		}
+		return c, found, err
+	}
+}
+
+// identity is a transaction's tid and content.
+type identity struct {
+	tid    TID
+	digest digest
+}
+
+// pull returns the identities of a log one by one.
+func pull(ctx context.Context, s Storage, from, through TID) (next func() (identity, bool, error), stop func()) {
+	type item struct {
+		id  identity
+		err error
+	}
+	seq := func(yield func(item) bool) {
+		for txn, err := range s.Iterate(ctx, from, through) {
+			i := item{err: err}
+			if err == nil {
+				i.id.tid = txn.TID
+				i.id.digest, i.err = digestOf(ctx, txn)
+			}
+			if !yield(i) || i.err != nil {
+				return
+			}
+		}
+	}
+	pullItem, stop := iter.Pull(seq)
+	return func() (identity, bool, error) {
+		i, ok := pullItem()
+		return i.id, ok && i.err == nil, i.err
+	}, stop
+}

@@ -1,0 +1,181 @@
+package raidstorage
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"slices"
+)
+
+// Iterate implements Storage: up to the last acknowledged transaction. When a
+// backend fails on the way, another one goes on where it stopped.
+func (m *Mirror) Iterate(ctx context.Context, from, through TID) iter.Seq2[*Transaction, error] {
+	return func(yield func(*Transaction, error) bool) {
+		v := m.view.Load()
+		through := min(through, v.last)
+		for {
+			next, err := m.iterateOne(ctx, v, from, through, yield)
+			if err == nil {
+				return
+			}
+			if err := m.iterationFailed(ctx, &v, err); err != nil {
+				yield(nil, err)
+				return
+			}
+			from = next
+		}
+	}
+}
+
+// iterationError carries the session that failed.
+type iterationError struct {
+	session *session
+	err     error
+}
+
+func (e *iterationError) Error() string { return e.err.Error() }
+func (e *iterationError) Unwrap() error { return e.err }
+
+// iterateOne yields from one backend. It returns where another one has to go on, and
+// an error if one has to.
+func (m *Mirror) iterateOne(ctx context.Context, v *view, from, through TID, yield func(*Transaction, error) bool) (next TID, err error) {
+	if v.closed {
+		return from, ErrClosed
+	}
+	if len(v.sessions) == 0 {
+		return from, &UnavailableError{Need: 1}
+	}
+	s := v.sessions[m.first(v)]
+	next = from
+	for txn, err := range s.storage.Iterate(ctx, from, through) {
+		if err != nil {
+			return next, &iterationError{s, err}
+		}
+		out := *txn
+		out.Records = m.records(ctx, v, s, txn)
+		if !yield(&out, nil) {
+			return next, nil
+		}
+		next = txn.TID + 1
+	}
+	return next, nil
+}
+
+// iterationFailed drops the backend that failed and picks up the present view, or
+// returns the error for the caller.
+func (m *Mirror) iterationFailed(ctx context.Context, v **view, err error) error {
+	failed, ok := errors.AsType[*iterationError](err)
+	if !ok || Classify(err) != ClassFailure {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if m.closing() {
+		return ErrClosed
+	}
+	err = &BackendError{Backend: failed.session.b.cfg.Name, Op: "iterate", Err: failed.err}
+	if len((*v).sessions) > 1 {
+		m.fault(failed.session, err)
+	}
+	if newer := m.view.Load(); !slices.Contains(newer.sessions, failed.session) {
+		*v = newer
+		return nil
+	}
+	return err // it was the only one
+}
+
+// records yields the records of txn, from another backend if s fails on the way.
+func (m *Mirror) records(ctx context.Context, v *view, s *session, txn *Transaction) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		done := 0
+		for r, err := range txn.Records {
+			if err == nil {
+				if !yield(r, nil) {
+					return
+				}
+				done++
+				continue
+			}
+			if failed := m.iterationFailed(ctx, &v, &iterationError{s, err}); failed != nil {
+				yield(Record{}, failed)
+				return
+			}
+			m.restOfRecords(ctx, txn.TID, done, yield)
+			return
+		}
+	}
+}
+
+// restOfRecords yields the records of transaction tid after the first done.
+func (m *Mirror) restOfRecords(ctx context.Context, tid TID, done int, yield func(Record, error) bool) {
+	for txn, err := range m.Iterate(ctx, tid, tid) {
+		if err != nil {
+			yield(Record{}, err)
+			return
+		}
+		for r, err := range txn.Records {
+			if done--; done >= 0 && err == nil {
+				continue
+			}
+			if !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// CurrentRecords implements RecordIterator, as of the last acknowledged
+// transaction when it began.
+func (m *Mirror) CurrentRecords(ctx context.Context, from OID) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for {
+			next, err := m.currentFromOne(ctx, from, yield)
+			if err == nil {
+				return
+			}
+			v := m.view.Load()
+			if err := m.iterationFailed(ctx, &v, err); err != nil {
+				yield(Record{}, err)
+				return
+			}
+			from = next
+		}
+	}
+}
+
+func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record, error) bool) (next OID, err error) {
+	if err := supports[RecordIterator](m); err != nil {
+		return from, err
+	}
+	v := m.view.Load()
+	if len(v.sessions) == 0 {
+		return from, &UnavailableError{Need: 1}
+	}
+	s := v.sessions[m.first(v)]
+	ri, err := Can[RecordIterator](s.storage)
+	if err != nil {
+		return from, err
+	}
+	next = from
+	for r, err := range ri.CurrentRecords(ctx, from) {
+		if err != nil {
+			return next, &iterationError{s, err}
+		}
+		if r.TID > v.last { // not acknowledged, or later than the snapshot
+			rev, err := m.LoadBefore(ctx, r.OID, v.last+1)
+			if isA[*NotFoundError](err) {
+				continue
+			}
+			if err != nil {
+				return next, err
+			}
+			r = Record{OID: r.OID, TID: rev.Serial, Data: rev.Data}
+		}
+		if !yield(r, nil) {
+			return next, nil
+		}
+		next = r.OID + 1
+	}
+	return next, nil
+}

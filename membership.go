@@ -1,0 +1,129 @@
+package raidstorage
+
+// The membership record says which backends hold every acknowledged transaction.
+// It is the only memory of a mirror besides the backends themselves, and it is
+// written before anything relies on it: a backend leaves the record before a
+// commit goes on without it, and enters it before a read or a quorum counts on it.
+//
+// Invariants (replication.md, P1 and M1-M5): InSync is never empty; every change
+// raises Epoch by one, compares the epoch of the view on which the decision was
+// made, and names its reason; a backend enters only through recovery.
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Membership is the record of which backends are in sync. Names are those of
+// Config.Backends.
+type Membership struct {
+	Epoch       uint64    `json:"epoch"`  // 0: there is no record yet
+	Mirror      string    `json:"mirror"` // identifies the mirror, chosen at its first start
+	Members     []string  `json:"members"`
+	InSync      []string  `json:"in_sync"`
+	Disabled    []string  `json:"disabled,omitempty"`     // taken out by an operator
+	Joining     string    `json:"joining,omitempty"`      // rule M3, for several front-ends
+	PackHorizon TID       `json:"pack_horizon,omitempty"` // rule K2
+	Reason      string    `json:"reason"`
+	Time        time.Time `json:"time"`
+}
+
+// next returns the record that a change of m for reason starts from.
+func (m Membership) next(now time.Time, reason string) Membership {
+	m.Epoch++
+	m.Members = slices.Clone(m.Members)
+	m.InSync = slices.Clone(m.InSync)
+	m.Disabled = slices.Clone(m.Disabled)
+	m.Joining = ""
+	m.Reason = reason
+	m.Time = now.UTC()
+	return m
+}
+
+// Marks are what a mirror has handed out, or may have: no tid and no oid up to
+// them is ever given again.
+type Marks struct {
+	TID TID `json:"tid"`
+	OID OID `json:"oid"`
+}
+
+// Register keeps a Membership and Marks with compare-and-set: in a file for a
+// mirror with one front-end, in a service such as etcd for several. It must be
+// linearizable, and durable when it answers. All methods obey their context; a
+// mirror adds a deadline. It may be used from several goroutines.
+type Register interface {
+	// Load returns the stored record, the zero Membership when there is none.
+	Load(ctx context.Context) (Membership, error)
+
+	// CompareAndSet stores next if the stored record's epoch is next.Epoch-1, else
+	// it returns *EpochError and stores nothing. After any other error next may
+	// have been stored, or be stored later; the mirror then moves the epoch on.
+	CompareAndSet(ctx context.Context, next Membership) error
+
+	// Reserve raises each mark by step, counted from the greater of the stored mark
+	// and floor, and returns what it counted from: what lies above it, up to and
+	// including the raised mark, now belongs to the caller alone.
+	Reserve(ctx context.Context, floor, step Marks) (from Marks, err error)
+}
+
+// EpochError says that a membership record was changed by someone else: nothing
+// was stored.
+type EpochError struct {
+	Want, Have uint64
+}
+
+func (e *EpochError) Error() string {
+	return fmt.Sprintf("membership record has epoch %d, not %d", e.Have, e.Want)
+}
+
+// reserve is the arithmetic of Register.Reserve.
+func (m Marks) reserve(floor, step Marks) (from, raised Marks) {
+	from = Marks{TID: max(m.TID, floor.TID), OID: max(m.OID, floor.OID)}
+	return from, Marks{TID: from.TID + step.TID, OID: from.OID + step.OID}
+}
+
+// MemoryRegister is a Register that lives as long as the process, for tests and
+// scratch mirrors. The zero value is ready to use.
+type MemoryRegister struct {
+	mu     sync.Mutex // guards the fields below
+	record Membership
+	marks  Marks
+}
+
+var _ Register = (*MemoryRegister)(nil)
+
+// Load implements Register.
+func (r *MemoryRegister) Load(ctx context.Context) (Membership, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.record, ctx.Err()
+}
+
+// CompareAndSet implements Register.
+func (r *MemoryRegister) CompareAndSet(ctx context.Context, next Membership) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.record.Epoch != next.Epoch-1 {
+		return &EpochError{Want: next.Epoch - 1, Have: r.record.Epoch}
+	}
+	r.record = next
+	return nil
+}
+
+// Reserve implements Register.
+func (r *MemoryRegister) Reserve(ctx context.Context, floor, step Marks) (Marks, error) {
+	if err := ctx.Err(); err != nil {
+		return Marks{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from, raised := r.marks.reserve(floor, step)
+	r.marks = raised
+	return from, nil
+}

@@ -1,0 +1,512 @@
+package raidstorage
+
+// A recovery brings one backend, the target, to the end of the log, while commits
+// go on (replication.md V1-V4; model R1-R7 and F1):
+//
+//	compare  find the last transaction that the target has in common with the
+//	         backends in sync, by content; it may have none after that
+//	copy     append what is missing, each transaction as it is, on condition that
+//	         the target still ends at its predecessor; round after round, as the
+//	         log grows meanwhile
+//	join     with the commit slot held: copy the last few, compare the ends by
+//	         content, write the record, open it for reads and commits
+//
+// Only acknowledged transactions are copied. The record is written before anything
+// counts on the target. Crash points: during the copy the target is a beginning of
+// the log, and the next recovery goes on from there; after the record was written it
+// holds every acknowledged transaction.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// RecoverOptions says how to recover a backend.
+type RecoverOptions struct {
+	// Full compares the whole history instead of looking for the last common
+	// transaction from the end.
+	Full bool
+	// Rollback cuts off the transactions that only the target has, if its storage
+	// is a Truncater; it keeps them beside it. Without it such a target is refused
+	// with *DivergedError.
+	Rollback bool
+}
+
+// RecoveryPhase is what a recovery is doing.
+type RecoveryPhase string
+
+// The phases of a recovery, in order.
+const (
+	PhaseCompare RecoveryPhase = "compare"
+	PhaseCopy    RecoveryPhase = "copy"
+	PhaseJoin    RecoveryPhase = "join"
+)
+
+// RecoveryProgress tells how far a recovery is.
+type RecoveryProgress struct {
+	Backend string        `json:"backend"`
+	Phase   RecoveryPhase `json:"phase"`
+	Started time.Time     `json:"started"`
+	TID     TID           `json:"tid"`    // the last transaction copied
+	Target  TID           `json:"target"` // the last one to copy, for now
+	// Done and to do. The latter is -1 until it is known.
+	Transactions     int64 `json:"transactions"`
+	Bytes            int64 `json:"bytes"`
+	TransactionsToDo int64 `json:"transactions_to_do"`
+	BytesToDo        int64 `json:"bytes_to_do"`
+	// Rate is in bytes per second, Left the estimated time, 0 while not known.
+	Rate float64       `json:"rate"`
+	Left time.Duration `json:"left_ns"`
+}
+
+// String tells the progress in one line.
+func (p *RecoveryProgress) String() string {
+	s := fmt.Sprintf("%s: %d transactions, %d bytes copied up to %v", p.Phase, p.Transactions, p.Bytes, p.TID)
+	if p.TransactionsToDo >= 0 {
+		s += fmt.Sprintf(", %d to do", p.TransactionsToDo)
+	}
+	if p.Left > 0 {
+		s += fmt.Sprintf(", %v left", p.Left.Round(time.Second))
+	}
+	return s
+}
+
+// Recover brings a backend back: it is opened, compared, given what it lacks, and
+// taken into the mirror. It returns when that is done, at once if the backend is in
+// sync. Errors: *DivergedError, *InvalidError for an unknown name, what the backends
+// say. If ctx ends the recovery stops; the next one goes on from there.
+func (m *Mirror) Recover(ctx context.Context, name string) error {
+	return m.RecoverWith(ctx, name, RecoverOptions{})
+}
+
+// RecoverWith is Recover with options.
+func (m *Mirror) RecoverWith(ctx context.Context, name string, opts RecoverOptions) error {
+	b := m.backendNamed(name)
+	if b == nil {
+		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("there is no backend %q", name)}
+	}
+	r := &recoverRequest{ctx: ctx, opts: opts, done: make(chan error, 1)}
+	select {
+	case b.requests <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.ctx.Done():
+		return ErrClosed
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// recoverRequest asks a supervisor for a recovery.
+type recoverRequest struct {
+	ctx  context.Context
+	opts RecoverOptions
+	done chan error
+}
+
+// serve carries out a request, on the supervisor.
+func (m *Mirror) serve(r *recoverRequest, b *backend) error {
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	defer context.AfterFunc(m.ctx, cancel)()
+	if state, _ := m.stateOf(b); state == StateSuspect {
+		if err := m.settleSuspect(b, true); err != nil {
+			return err
+		}
+	}
+	if state, _ := m.stateOf(b); state == StateInSync {
+		return nil
+	}
+	return m.recover(ctx, b, r.opts)
+}
+
+// Recoveries returns the progress of the recoveries under way.
+func (m *Mirror) Recoveries() []RecoveryProgress {
+	var all []RecoveryProgress
+	for _, b := range m.Status().Backends {
+		if b.Recovery != nil {
+			all = append(all, *b.Recovery)
+		}
+	}
+	return all
+}
+
+// recover runs one recovery of b, on its supervisor.
+func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := m.ensureOpen(ctx, b)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	b.cancelRecovery = cancel
+	b.recovery = &RecoveryProgress{Backend: b.cfg.Name, Phase: PhaseCompare, Started: m.now(), TransactionsToDo: -1, BytesToDo: -1}
+	m.setStateLocked(b, eventRecoveryStarted, "recovery")
+	m.mu.Unlock()
+	r := &recovery{m: m, b: b, target: s, opts: opts}
+	err = r.run(ctx)
+	m.mu.Lock()
+	b.cancelRecovery, b.recovery = nil, nil
+	if err != nil {
+		m.setStateLocked(b, eventRecoveryEnded, "recovery: "+err.Error())
+		b.parked = isA[*DivergedError](err)
+	}
+	m.mu.Unlock()
+	// What failed may be the target's connection: the next attempt opens it anew.
+	if err != nil && Classify(err) == ClassFailure && !isA[*DivergedError](err) {
+		m.closeBackend(b)
+	}
+	return err
+}
+
+// recovery is one run.
+type recovery struct {
+	m      *Mirror
+	b      *backend
+	target *session
+	opts   RecoverOptions
+	last   TID // the end of the target's log
+	told   time.Time
+	turn   int // of the sources
+}
+
+// joinLag is how many transactions may be left to copy under the commit slot.
+const joinLag = 4
+
+func (r *recovery) run(ctx context.Context) error {
+	if err := r.compare(ctx); err != nil {
+		return err
+	}
+	for {
+		through := r.m.view.Load().last
+		r.count(ctx, through)
+		n, err := r.copyThrough(ctx, through, r.m.cfg.Timeouts.Vote)
+		if err != nil {
+			return err
+		}
+		if n <= joinLag {
+			joined, err := r.join(ctx)
+			if joined || err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// source returns a session to read the log from: each in turn.
+func (r *recovery) source() (*session, error) {
+	v := r.m.view.Load()
+	if len(v.sessions) == 0 {
+		return nil, &UnavailableError{Need: 1}
+	}
+	r.turn++
+	return v.sessions[r.turn%len(v.sessions)], nil
+}
+
+// compare finds where to go on, and refuses a target that holds what the mirror
+// does not.
+func (r *recovery) compare(ctx context.Context) error {
+	source, err := r.source()
+	if err != nil {
+		return err
+	}
+	target := r.target.storage
+	c, err := lastCommon(ctx, target, source.storage, r.m.view.Load().last, r.opts.Full)
+	if err != nil {
+		return fmt.Errorf("compare with %s: %w", source.b.cfg.Name, err)
+	}
+	if c.extra > 0 {
+		if c, err = r.rollback(ctx, c); err != nil {
+			return err
+		}
+	}
+	r.last = c.last
+	return nil
+}
+
+// rollback cuts off what only the target has, if that was asked for.
+func (r *recovery) rollback(ctx context.Context, c common) (common, error) {
+	diverged := &DivergedError{Backend: r.b.cfg.Name, Common: c.last, First: c.first}
+	truncater, err := Can[Truncater](r.target.storage)
+	switch {
+	case c.last == 0:
+		diverged.Hint = "it holds another database; empty it to use it here"
+		return c, diverged
+	case err != nil:
+		diverged.Hint = "its storage cannot cut transactions off: replace it by an empty one and recover"
+		return c, diverged
+	case !r.opts.Rollback:
+		diverged.Hint = "recover it with rollback to cut those transactions off"
+		return c, diverged
+	}
+	end, err := r.target.storage.LastTID(ctx)
+	if err != nil {
+		return c, err
+	}
+	r.m.cfg.Logger.Warn("cutting off transactions", "backend", r.b.cfg.Name, "after", c.last, "first", c.first, "last", end, "count", c.extra)
+	return c, truncater.TruncateAfter(ctx, c.last, end)
+}
+
+// countFor bounds the time spent on finding out how much there is to do.
+const countFor = time.Second
+
+// count finds out how much is to be copied, as far as that is quick.
+func (r *recovery) count(ctx context.Context, through TID) {
+	source, err := r.source()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, countFor)
+	defer cancel()
+	var transactions, bytes int64
+	for txn, err := range source.storage.Iterate(ctx, r.last+1, through) {
+		if err != nil || ctx.Err() != nil {
+			transactions, bytes = -1, -1
+			break
+		}
+		transactions++
+		bytes += txn.Size
+	}
+	r.progress(true, func(p *RecoveryProgress) {
+		p.Phase, p.Target = PhaseCopy, through
+		p.TransactionsToDo, p.BytesToDo = transactions, bytes
+	})
+}
+
+// chunk is how much of the log is read from one source before another one's turn.
+const (
+	chunkTransactions = 256
+	chunkBytes        = 8 << 20
+)
+
+// copyThrough copies the transactions after r.last up to through, and tells how
+// many they were. A source that fails is dropped and another one takes over.
+func (r *recovery) copyThrough(ctx context.Context, through TID, each time.Duration) (n int, err error) {
+	for r.last < through {
+		source, err := r.source()
+		if err != nil {
+			return n, err
+		}
+		before := n
+		err = r.copyChunk(ctx, source, through, each, &n)
+		switch failed, ok := errors.AsType[*iterationError](err); {
+		case ok && ctx.Err() == nil:
+			v := r.m.view.Load()
+			if err := r.m.iterationFailed(ctx, &v, failed); err != nil {
+				return n, err
+			}
+		case err != nil:
+			return n, err
+		case n == before:
+			return n, fmt.Errorf("the log of %s ends before %v", source.b.cfg.Name, through)
+		}
+	}
+	return n, nil
+}
+
+func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, each time.Duration, n *int) error {
+	var bytes int64
+	for txn, err := range source.storage.Iterate(ctx, r.last+1, through) {
+		if err != nil {
+			return &iterationError{source, err}
+		}
+		if err := r.copyOne(ctx, source, txn, each, &bytes); err != nil {
+			return err
+		}
+		*n++
+		if *n%chunkTransactions == 0 || bytes > chunkBytes {
+			break
+		}
+	}
+	return nil
+}
+
+// copyOne copies txn with a deadline of its own: a target that hangs ends the recovery.
+func (r *recovery) copyOne(ctx context.Context, source *session, txn *Transaction, each time.Duration, bytes *int64) error {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	var size int64
+	counted := *txn
+	counted.Records = func(yield func(Record, error) bool) {
+		for rec, err := range txn.Records {
+			if err != nil {
+				err = &iterationError{source, err}
+			}
+			size += int64(len(rec.Data))
+			if !yield(rec, err) {
+				return
+			}
+		}
+	}
+	if err := copyTransaction(ctx, r.target.storage, &counted, r.last); err != nil {
+		return err
+	}
+	r.last = txn.TID
+	if txn.Size > 0 {
+		size = txn.Size
+	}
+	*bytes += size
+	r.progress(false, func(p *RecoveryProgress) {
+		p.TID = txn.TID
+		p.Transactions++
+		p.Bytes += size
+		if p.TransactionsToDo > 0 {
+			p.TransactionsToDo--
+			p.BytesToDo = max(p.BytesToDo-size, 0)
+		}
+	})
+	return nil
+}
+
+// copyTransaction appends txn to target as it is, provided that target's log ends
+// at last (R1).
+func copyTransaction(ctx context.Context, target Storage, txn *Transaction, last TID) error {
+	t, err := target.Begin(ctx, txn.Meta)
+	if err != nil {
+		return fmt.Errorf("copy %v: %w", txn.TID, err)
+	}
+	undo := func(err error) error {
+		return errors.Join(fmt.Errorf("copy %v: %w", txn.TID, err), t.Abort(context.WithoutCancel(ctx)))
+	}
+	for rec, err := range txn.Records {
+		if err == nil {
+			err = t.Restore(ctx, rec)
+		}
+		if err != nil {
+			return undo(err)
+		}
+	}
+	vote, err := t.Vote(ctx)
+	if err != nil {
+		return fmt.Errorf("copy %v: %w", txn.TID, err)
+	}
+	if vote.Last != last {
+		return undo(fmt.Errorf("the target ends at %v, not at %v: someone else writes to it", vote.Last, last))
+	}
+	if _, err := t.Finish(ctx); err != nil {
+		return fmt.Errorf("copy %v: %w", txn.TID, err)
+	}
+	return nil
+}
+
+// join takes the target into the mirror, with the commit slot held: no commit of
+// this front-end is under way. joined is false if too much has to be copied first.
+func (r *recovery) join(ctx context.Context) (joined bool, err error) {
+	m := r.m
+	if err := m.lockCommit(ctx); err != nil {
+		return false, err
+	}
+	defer m.unlockCommit()
+	if m.unresolved != nil {
+		if err := m.resolve(ctx); err != nil {
+			return false, err
+		}
+	}
+	last := m.view.Load().last
+	source, err := r.source()
+	if err != nil {
+		return false, err
+	}
+	left := 0
+	for _, err := range source.storage.Iterate(ctx, r.last+1, last) {
+		if err != nil {
+			return false, fmt.Errorf("read %s: %w", source.b.cfg.Name, err)
+		}
+		if left++; left > joinLag {
+			return false, nil
+		}
+	}
+	r.progress(true, func(p *RecoveryProgress) { p.Phase, p.Target = PhaseJoin, last })
+	if _, err := r.copyThrough(ctx, last, m.cfg.Timeouts.Vote); err != nil {
+		return false, err
+	}
+	if err := r.sameEnd(ctx, source, last); err != nil {
+		return false, err
+	}
+	return true, r.enter(context.WithoutCancel(ctx), last)
+}
+
+// sameEnd compares the ends by identity (R5), under the target's lock.
+func (r *recovery) sameEnd(ctx context.Context, source *session, last TID) error {
+	want, _, err := digestAt(ctx, source.storage, last)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", source.b.cfg.Name, err)
+	}
+	tails, failed := r.m.lockAll(ctx, []*session{r.target})
+	for _, t := range tails {
+		defer r.m.abortAll(ctx, []voter{t.voter})
+		if t.last != last || t.digest != want {
+			return fmt.Errorf("the target ends at %v, which is not the others' %v", t.last, last)
+		}
+	}
+	if len(failed) > 0 || len(tails) == 0 {
+		return fmt.Errorf("the target does not answer")
+	}
+	oids, err := r.target.storage.NewOIDs(ctx, 1)
+	if err != nil {
+		return err
+	}
+	r.m.oids.raise(oids[0]) // C8
+	return nil
+}
+
+// enter writes the record, then counts on the target.
+func (r *recovery) enter(ctx context.Context, last TID) error {
+	m, name := r.m, r.b.cfg.Name
+	next := m.record.next(m.now(), name+" recovered")
+	next.Disabled = slices.DeleteFunc(next.Disabled, func(n string) bool { return n == name })
+	if !slices.Contains(next.InSync, name) {
+		next.InSync = append(next.InSync, name)
+	}
+	m.mu.Lock()
+	state := r.b.state
+	m.mu.Unlock()
+	if state != StateRecovering {
+		return fmt.Errorf("the backend is %v", state) // an operator disabled it meanwhile
+	}
+	if err := m.setRecord(ctx, next); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.setStateLocked(r.b, eventConfirmed, "recovered")
+	m.publishLocked(last)
+	return nil
+}
+
+// progressEvery is the shortest time between two progress events of a recovery.
+const progressEvery = 100 * time.Millisecond
+
+// progress updates what Status shows and tells watchers now and then.
+func (r *recovery) progress(always bool, update func(*RecoveryProgress)) {
+	m := r.m
+	now := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := r.b.recovery
+	if p == nil {
+		return
+	}
+	update(p)
+	if seconds := now.Sub(p.Started).Seconds(); seconds > 0 {
+		p.Rate = float64(p.Bytes) / seconds
+		if p.Transactions > 0 && p.TransactionsToDo > 0 {
+			p.Left = time.Duration(seconds / float64(p.Transactions) * float64(p.TransactionsToDo) * float64(time.Second))
+		}
+	}
+	if !always && now.Sub(r.told) < progressEvery {
+		return
+	}
+	r.told = now
+	told := *p
+	m.tell(Event{Kind: EventRecovery, Time: now, Backend: r.b.cfg.Name, From: r.b.state, To: r.b.state,
+		Condition: m.conditionLocked(), Recovery: &told})
+}

@@ -1,0 +1,401 @@
+package raidstorage
+
+// Resolve makes the backends in sync equal before anything is served: at start-up,
+// after a commit of unknown outcome, and when last tids turn out to differ
+// (replication.md S1-S6, model section "Start-up / RESOLVE"):
+//
+//	move the epoch, if a change of the record may still be under way (S1, F3)
+//	lock all of I by the vote of an empty transaction
+//	those that fail leave the record, but not below StartQuorum (S2)
+//	all tails equal: that is the visible state; free the locks; serve (S4)
+//	a tail that is a beginning of the longest: roll it forward (S5) and start over
+//	tails that part: keep the longest (tie: the first configured), drop the rest (S6)
+//
+// The commit slot is held throughout, so that no commit of this front-end runs; the
+// locks wait for, or outlive, what a dead one left behind. A roll-forward cannot run
+// under the lock, being a transaction of its own: it checks under its own lock that
+// the target still ends where the plan says (S7).
+//
+// Crash points: every step leaves either a record that names fewer backends, or one
+// more backend with the trailing transaction; start-up begins again from there.
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-multierror"
+)
+
+// resolveAttempts bounds how often resolve starts over. Each turn either ends,
+// drops a backend or rolls one forward.
+const resolveAttempts = 16
+
+// tail is the end of one backend's log, seen under its commit lock.
+type tail struct {
+	voter  voter
+	last   TID
+	digest digest
+}
+
+// resolve settles what is in doubt. On an error m.unresolved stays set and nothing
+// may be committed.
+func (m *Mirror) resolve(ctx context.Context) error {
+	if m.unresolved == nil {
+		m.unresolved = fmt.Errorf("the backends are being compared")
+	}
+	var err error
+	for range resolveAttempts {
+		var done bool
+		if done, err = m.resolveOnce(ctx); done || ctx.Err() != nil {
+			break
+		}
+	}
+	return err
+}
+
+// resolveOnce makes one turn; done is false if another one may get further.
+func (m *Mirror) resolveOnce(ctx context.Context) (done bool, err error) {
+	if m.epochLost {
+		if err := m.moveEpoch(ctx, m.unresolved.Error()); err != nil {
+			return true, err
+		}
+	}
+	live, dead := m.members()
+	tails, failed := m.lockAll(ctx, live)
+	voters := make([]voter, len(tails))
+	for i, t := range tails {
+		voters[i] = t.voter
+	}
+	defer func() { m.abortAll(ctx, voters) }()
+	if err := ctx.Err(); err != nil {
+		return true, err
+	}
+	gone := append(dead, failed...)
+	if len(tails) < m.cfg.StartQuorum || len(tails) == 0 {
+		return true, &UnavailableError{InSync: len(tails), Need: max(1, m.cfg.StartQuorum), Err: m.reasons(gone)}
+	}
+	behind, bad := m.compareTails(ctx, tails)
+	if len(tails)-len(bad) < max(1, m.cfg.StartQuorum) {
+		return true, &UnavailableError{InSync: len(tails) - len(bad), Need: max(1, m.cfg.StartQuorum), Err: m.unresolved}
+	}
+	for _, t := range bad {
+		gone = append(gone, t.voter.session.b)
+	}
+	if len(gone) > 0 {
+		if err := m.removeBackends(context.WithoutCancel(ctx), gone, m.reasons(gone).Error()); err != nil {
+			return false, err
+		}
+	}
+	if len(bad) > 0 {
+		return false, nil
+	}
+	if len(behind) > 0 {
+		m.abortAll(ctx, voters)
+		voters = nil
+		return false, m.rollForward(ctx, tails, behind)
+	}
+	return true, m.settled(ctx, tails)
+}
+
+// members returns the live sessions of the backends that the record names, and the
+// backends that have none.
+func (m *Mirror) members() (live []*session, dead []*backend) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range m.backends {
+		switch {
+		case !slices.Contains(m.record.InSync, b.cfg.Name):
+		case b.session == nil || b.session.dead.Load():
+			dead = append(dead, b)
+		default:
+			live = append(live, b.session)
+		}
+	}
+	return live, dead
+}
+
+// lockAll takes the commit locks of sessions and reads their tails.
+func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail, failed []*backend) {
+	lock := func(ctx context.Context, _ int, s *session) (tail, error) {
+		txn, err := s.storage.Begin(ctx, Meta{})
+		if err != nil {
+			return tail{}, err
+		}
+		vote, err := txn.Vote(ctx)
+		if err != nil {
+			return tail{}, err
+		}
+		t := tail{voter: voter{session: s, txn: txn, vote: vote}, last: vote.Last}
+		var ok bool
+		if t.digest, ok, err = digestAt(ctx, s.storage, t.last); err == nil && !ok {
+			err = &CorruptError{Storage: s.storage.Name(), Offset: -1, TID: t.last, Reason: "the last transaction is not in the log"}
+		}
+		if err != nil {
+			txn.Abort(context.WithoutCancel(ctx))
+		}
+		return t, err
+	}
+	late := func(t tail) { t.voter.txn.Abort(context.WithoutCancel(ctx)) }
+	for _, r := range round(ctx, "lock", sessions, m.cfg.Timeouts.Vote, lock, late) {
+		switch {
+		case r.err == nil:
+			tails = append(tails, r.value)
+		case ctx.Err() == nil:
+			m.fault(r.session, r.err)
+			failed = append(failed, r.session.b)
+		}
+	}
+	return tails, failed
+}
+
+// compareTails returns the backends that lack only a trailing transaction of ours,
+// and those that must leave the record.
+func (m *Mirror) compareTails(ctx context.Context, tails []tail) (behind, bad []tail) {
+	keep := m.longest(tails)
+	for _, t := range tails {
+		if t.last == keep.last && t.digest == keep.digest {
+			continue
+		}
+		missing, err := m.missing(ctx, t, keep)
+		switch {
+		case t.last < m.view.Load().last:
+			err = fmt.Errorf("its log ends at %v, before the last acknowledged transaction %v", t.last, m.view.Load().last)
+		case err == nil && missing > 1:
+			err = fmt.Errorf("its log ends at %v, %d transactions before the others", t.last, missing)
+		case err == nil:
+			behind = append(behind, t)
+			continue
+		}
+		m.fault(t.voter.session, err)
+		bad = append(bad, t)
+	}
+	return behind, bad
+}
+
+// longest returns the tail to keep. A transaction that no front-end of this mirror
+// made counts only if all have it (S5): it lies above all reserved tids.
+func (m *Mirror) longest(tails []tail) tail {
+	var keep *tail
+	for i := range tails {
+		t := &tails[i]
+		if t.last > m.tids.mark && !everyTail(tails, *t) {
+			continue
+		}
+		if keep == nil || t.last > keep.last {
+			keep = t
+		}
+	}
+	if keep == nil {
+		return tails[0] // all have foreign tails: the first configured stays, the others leave
+	}
+	return *keep
+}
+
+func everyTail(tails []tail, t tail) bool {
+	return !slices.ContainsFunc(tails, func(o tail) bool { return o.last != t.last || o.digest != t.digest })
+}
+
+// missing counts the transactions that keep has after short's end; an error says
+// that short's log is not a beginning of keep's.
+func (m *Mirror) missing(ctx context.Context, short, keep tail) (int, error) {
+	if short.last >= keep.last {
+		return 0, fmt.Errorf("its last transaction is %v, that of the others %v", short.last, keep.last)
+	}
+	d, ok, err := digestAt(ctx, keep.voter.session.storage, short.last)
+	if err != nil {
+		return 0, err
+	}
+	if !ok || d != short.digest {
+		return 0, fmt.Errorf("its last transaction %v differs from the others' log", short.last)
+	}
+	n := 0
+	for _, err := range keep.voter.session.storage.Iterate(ctx, short.last+1, keep.last) {
+		if n++; err != nil || n > 1 {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// rollForward copies the trailing transaction to those that lack it.
+func (m *Mirror) rollForward(ctx context.Context, tails, behind []tail) error {
+	keep := m.longest(tails)
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Vote)
+	defer cancel()
+	for _, t := range behind {
+		for txn, err := range keep.voter.session.storage.Iterate(ctx, t.last+1, keep.last) {
+			if err != nil {
+				m.fault(keep.voter.session, err)
+				return err
+			}
+			if err := copyTransaction(ctx, t.voter.session.storage, txn, t.last); err != nil {
+				m.fault(t.voter.session, err)
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settled makes the equal tails the visible state and tells of what is new.
+func (m *Mirror) settled(ctx context.Context, tails []tail) error {
+	last := tails[0].last
+	if seen := m.view.Load().last; last < seen { // P2: what clients have seen is never taken back
+		err := fmt.Errorf("all backends in sync end at %v, before the last acknowledged transaction %v", last, seen)
+		m.mu.Lock()
+		m.stopped = err
+		m.mu.Unlock()
+		return err
+	}
+	for _, t := range tails {
+		oids, err := t.voter.session.storage.NewOIDs(ctx, 1)
+		if err != nil {
+			m.fault(t.voter.session, err)
+			return err
+		}
+		m.oids.raise(oids[0])
+	}
+	if err := m.tids.claim(ctx, last); err != nil {
+		return err
+	}
+	news, err := m.newsSince(ctx, tails[0].voter.session.storage, last)
+	if err != nil {
+		return err
+	}
+	m.unresolved = nil
+	m.inDoubt.Store(false)
+	clear(m.doubtful)
+	m.mu.Lock()
+	for _, t := range tails {
+		m.setStateLocked(t.voter.session.b, eventConfirmed, "complete")
+	}
+	m.publishLocked(last)
+	m.mu.Unlock()
+	for _, inv := range news {
+		m.notify(inv)
+	}
+	return nil
+}
+
+// newsSince lists the transactions that become visible with last.
+func (m *Mirror) newsSince(ctx context.Context, s Storage, last TID) ([]Invalidation, error) {
+	old := m.view.Load().last
+	if old == 0 || last <= old {
+		return nil, nil // at start-up there is nobody to tell
+	}
+	var news []Invalidation
+	for txn, err := range s.Iterate(ctx, old+1, last) {
+		if err != nil {
+			return nil, err
+		}
+		inv := Invalidation{TID: txn.TID}
+		for r, err := range txn.Records {
+			if err != nil {
+				return nil, err
+			}
+			inv.OIDs = append(inv.OIDs, r.OID)
+		}
+		slices.Sort(inv.OIDs)
+		inv.OIDs = slices.Compact(inv.OIDs)
+		news = append(news, inv)
+		m.committed.Add(1)
+	}
+	return news, nil
+}
+
+// reasons says why backends are not there.
+func (m *Mirror) reasons(backends []*backend) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs *multierror.Error
+	for _, b := range backends {
+		errs = multierror.Append(errs, fmt.Errorf("backend %s: %s", b.cfg.Name, b.reason))
+	}
+	if errs != nil {
+		errs.ErrorFormat = func(all []error) string {
+			lines := make([]string, len(all))
+			for i, e := range all {
+				lines[i] = e.Error()
+			}
+			return strings.Join(lines, "; ")
+		}
+	}
+	return errs.ErrorOrNil()
+}
+
+// moveEpoch reads the record and writes it again with the next epoch, so that a
+// change whose answer was lost, or that a dead predecessor sent, cannot come later.
+func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Register)
+	defer cancel()
+	record, err := m.register.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("membership record: %w", err)
+	}
+	return m.setRecord(ctx, record.next(m.now(), reason))
+}
+
+// setRecord stores next and relies on it only when that is certain.
+func (m *Mirror) setRecord(ctx context.Context, next Membership) error {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Register)
+	defer cancel()
+	if err := m.register.CompareAndSet(ctx, next); err != nil {
+		// It may have been stored, or be stored later (M4).
+		m.epochLost = true
+		m.inDoubtFor(fmt.Errorf("membership record: %w", err))
+		return m.unresolved
+	}
+	m.epochLost = false
+	m.record = next
+	m.mu.Lock()
+	m.shown = next
+	e := Event{Kind: EventMembership, Time: next.Time, Reason: next.Reason, Epoch: next.Epoch,
+		InSync: slices.Clone(next.InSync), Condition: m.conditionLocked()}
+	m.mu.Unlock()
+	m.tell(e)
+	return nil
+}
+
+// removeFromRecord drops sessions' backends from the record.
+func (m *Mirror) removeFromRecord(ctx context.Context, sessions []*session, reason string) error {
+	backends := make([]*backend, len(sessions))
+	for i, s := range sessions {
+		backends[i] = s.b
+	}
+	return m.removeBackends(ctx, backends, reason)
+}
+
+// removeBackends drops backends from the record, then tells. The caller has made
+// sure that enough stay.
+func (m *Mirror) removeBackends(ctx context.Context, backends []*backend, reason string) error {
+	next := m.record.next(m.now(), reason)
+	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool {
+		return slices.ContainsFunc(backends, func(b *backend) bool { return b.cfg.Name == name })
+	})
+	if len(next.InSync) == 0 { // M3; the callers' counts exclude it
+		return &UnavailableError{InSync: 0, Need: 1}
+	}
+	if err := m.setRecord(ctx, next); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range backends {
+		if b.session != nil {
+			b.session.dead.Store(true)
+		}
+		m.setStateLocked(b, eventDropped, cmpOr(b.reason, reason))
+		b.wake()
+	}
+	m.publishLocked(m.view.Load().last)
+	return nil
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

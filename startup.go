@@ -1,0 +1,256 @@
+package raidstorage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// StartError says why a mirror refuses to start.
+type StartError struct {
+	Membership Membership        // the record
+	Backends   map[string]string // by backend: what keeps it from being used
+	Hint       string
+}
+
+func (e *StartError) Error() string {
+	names := make([]string, 0, len(e.Backends))
+	for name := range e.Backends {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	lines := make([]string, len(names))
+	for i, name := range names {
+		lines[i] = name + ": " + e.Backends[name]
+	}
+	msg := "the mirror cannot start: " + strings.Join(lines, "; ")
+	if e.Hint != "" {
+		msg += "; " + e.Hint
+	}
+	return msg
+}
+
+// forceHint tells an operator the way out.
+const forceHint = "bring back a backend that is in sync, or name the backends to trust in Force, " +
+	"which gives up the transactions that only the others hold"
+
+// start opens the backends and decides which are whole (replication.md, S1-S4).
+// Nothing runs beside it but the sessions' workers.
+func (m *Mirror) start(ctx context.Context) error {
+	if err := m.lockCommit(ctx); err != nil {
+		return err
+	}
+	defer m.unlockCommit()
+	record, err := m.register.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("membership record: %w", err)
+	}
+	m.record = record
+	from, err := m.reserve(ctx, Marks{}, Marks{})
+	if err != nil {
+		return fmt.Errorf("membership record: %w", err)
+	}
+	m.tids.last, m.tids.mark = from.TID, from.TID
+	m.oids.raise(from.OID)
+	m.openAll(ctx)
+	if record.Epoch == 0 {
+		err = m.firstStart(ctx)
+	} else {
+		err = m.restart(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	m.failRest()
+	return nil
+}
+
+// openAll opens all backends at once; who cannot be opened keeps the reason.
+func (m *Mirror) openAll(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, b := range m.backends {
+		wg.Go(func() {
+			s, err := m.open(ctx, b)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if b.session = s; err != nil {
+				b.reason = err.Error()
+				b.faults.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// restart goes by the record.
+func (m *Mirror) restart(ctx context.Context) error {
+	next := m.record.next(m.now(), "start")
+	next.Members = m.names()
+	// A backend that is not configured any more takes no part in commits, so the
+	// record must not call it in sync.
+	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return !slices.Contains(next.Members, name) })
+	if len(m.cfg.Force) > 0 {
+		next.InSync = slices.Clone(m.cfg.Force)
+		next.Reason = fmt.Sprintf("start, forced by the operator to trust %s; in sync before: %s",
+			strings.Join(m.cfg.Force, ", "), strings.Join(m.record.InSync, ", "))
+		m.cfg.Logger.Warn("start is forced", "trusted", m.cfg.Force, "in_sync", m.record.InSync, "epoch", next.Epoch)
+	}
+	if len(next.InSync) < max(1, m.cfg.StartQuorum) && len(m.cfg.Force) == 0 {
+		return m.startError(ctx, &UnavailableError{InSync: len(next.InSync), Need: max(1, m.cfg.StartQuorum)})
+	}
+	// F3: a change that the predecessor sent must not arrive after this.
+	if err := m.setRecord(ctx, next); err != nil {
+		return err
+	}
+	if err := m.resolve(ctx); err != nil {
+		return m.startError(ctx, err)
+	}
+	return nil
+}
+
+func (m *Mirror) names() []string {
+	names := make([]string, len(m.backends))
+	for i, b := range m.backends {
+		names[i] = b.cfg.Name
+	}
+	return names
+}
+
+// startError says of each backend what it lacks.
+func (m *Mirror) startError(ctx context.Context, cause error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e := &StartError{Membership: m.record, Backends: make(map[string]string), Hint: forceHint}
+	for _, name := range m.record.InSync {
+		e.Backends[name] = "in sync by the record, but not configured"
+	}
+	for _, b := range m.backends {
+		m.mu.Lock()
+		s, reason := b.session, b.reason
+		m.mu.Unlock()
+		inSync := slices.Contains(m.record.InSync, b.cfg.Name)
+		switch {
+		case inSync && (s == nil || s.dead.Load()):
+			e.Backends[b.cfg.Name] = "in sync by the record, but failed: " + reason
+		case inSync:
+			e.Backends[b.cfg.Name] = "in sync by the record, and reachable"
+		case s == nil:
+			e.Backends[b.cfg.Name] = fmt.Sprintf("not in sync since before epoch %d, and failed: %s", m.record.Epoch, reason)
+		default:
+			ends := "its log cannot be read"
+			if last, err := s.storage.LastTID(ctx); err == nil {
+				ends = fmt.Sprintf("its log ends at %v", last)
+			}
+			e.Backends[b.cfg.Name] = fmt.Sprintf("reachable, but not in sync: %s and may lack acknowledged transactions (record: %s)",
+				ends, m.record.Reason)
+		}
+	}
+	return fmt.Errorf("%w (%w)", e, cause)
+}
+
+// firstStart makes the first record (S3): all backends are there, and those that
+// are not equal to the newest are a beginning of it.
+func (m *Mirror) firstStart(ctx context.Context) error {
+	unreachable := make(map[string]string)
+	for _, b := range m.backends {
+		if b.session == nil && !m.notForced(b) {
+			unreachable[b.cfg.Name] = b.reason
+		}
+	}
+	if len(unreachable) > 0 {
+		return &StartError{Backends: unreachable,
+			Hint: "at the first start all backends must be reachable; or name the one to start from in Force"}
+	}
+	source, err := m.newest(ctx)
+	if err != nil {
+		return err
+	}
+	next := Membership{Mirror: newMirrorID()}.next(m.now(), "first start")
+	next.Members = m.names()
+	for _, b := range m.backends {
+		if b.session == nil {
+			continue
+		}
+		equal, err := m.equalToSource(ctx, b.session, source)
+		if err != nil {
+			return err
+		}
+		if equal {
+			next.InSync = append(next.InSync, b.cfg.Name)
+		}
+	}
+	if err := m.setRecord(ctx, next); err != nil {
+		return err
+	}
+	if err := m.resolve(ctx); err != nil {
+		return m.startError(ctx, err)
+	}
+	return nil
+}
+
+// notForced tells whether Force names others than b.
+func (m *Mirror) notForced(b *backend) bool {
+	return len(m.cfg.Force) > 0 && !slices.Contains(m.cfg.Force, b.cfg.Name)
+}
+
+// newest returns the backend to start from: the one with the greatest last tid, of
+// those that Force names if it names any.
+func (m *Mirror) newest(ctx context.Context) (*session, error) {
+	var source *session
+	var newest TID
+	for _, b := range m.backends {
+		if m.notForced(b) || b.session == nil {
+			continue
+		}
+		last, err := b.session.storage.LastTID(ctx)
+		if err != nil {
+			return nil, &BackendError{Backend: b.cfg.Name, Op: "last tid", Err: err}
+		}
+		if source == nil || last > newest {
+			source, newest = b.session, last
+		}
+	}
+	return source, nil
+}
+
+// equalToSource tells whether s holds the same log as source. A shorter one that is
+// a beginning of it is not equal, and no error; with Force anything goes, since a
+// recovery will look again.
+func (m *Mirror) equalToSource(ctx context.Context, s, source *session) (bool, error) {
+	if s == source {
+		return true, nil
+	}
+	end, err := source.storage.LastTID(ctx)
+	if err != nil {
+		return false, &BackendError{Backend: source.b.cfg.Name, Op: "last tid", Err: err}
+	}
+	c, err := lastCommon(ctx, s.storage, source.storage, end, false)
+	if err != nil {
+		return false, &BackendError{Backend: s.b.cfg.Name, Op: "compare", Err: err}
+	}
+	if c.extra > 0 {
+		if m.notForced(s.b) {
+			return false, nil
+		}
+		return false, &DivergedError{Backend: s.b.cfg.Name, Common: c.last, First: c.first,
+			Hint: "name the backend to start from in Force, or configure an empty one"}
+	}
+	return c.first == 0 && !m.notForced(s.b), nil
+}
+
+// failRest gives every backend that the record does not name its state and reason.
+func (m *Mirror) failRest() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range m.backends {
+		if slices.Contains(m.record.Disabled, b.cfg.Name) {
+			b.state, b.reason = StateDisabled, "disabled by an operator before the start"
+		} else if b.state == StateFailed && b.session != nil {
+			b.reason = "not in sync: it lacks transactions, or the record does not name it"
+		}
+		b.since = m.now()
+	}
+}
