@@ -1,0 +1,266 @@
+// Package filestorage keeps a database in one file, in the format of ZODB's
+// FileStorage: Python and Go can open the same Data.fs, one after the other.
+//
+// Beside Data.fs are Data.fs.lock, the lock that Python takes too, and
+// Data.fs.index, which spares reading the whole file at open and is rebuilt if it
+// is lost. What an open or a TruncateAfter cuts off is kept as Data.fs.torn0,
+// Data.fs.tr0 and so on.
+//
+// # How a commit survives a crash
+//
+// The format has no checksums, so only the order of writes makes a commit atomic:
+//
+//  1. Vote writes the transaction behind the last one with status 'c' and syncs.
+//  2. Finish overwrites the status, one byte, and syncs again. Then, and only then,
+//     the transaction becomes visible and Finish returns.
+//
+// A crash before step 2 is durable leaves an incomplete transaction or one with
+// status 'c': the next open cuts it off. Python's FileStorage syncs once, after
+// both writes, and so trusts that the disk does not write the status before the
+// data.
+//
+// When a write or sync fails, the storage becomes read-only until it is opened
+// again: what the system holds in memory and what is on the disk may differ then.
+package filestorage
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+)
+
+// What a Storage is, besides a raidstorage.Storage.
+var (
+	_ raidstorage.Storage        = (*Storage)(nil)
+	_ raidstorage.Undoer         = (*Storage)(nil)
+	_ raidstorage.Historian      = (*Storage)(nil)
+	_ raidstorage.RecordIterator = (*Storage)(nil)
+	_ raidstorage.Truncater      = (*Storage)(nil)
+	_ raidstorage.Sizer          = (*Storage)(nil)
+)
+
+// Durability says what Finish waits for.
+type Durability int
+
+const (
+	// Sync makes Finish return when the transaction is on the disk.
+	Sync Durability = iota
+	// NoSync makes Finish return when the system has the transaction: it survives
+	// the end of the process, but a crash of the machine may lose the last ones, or
+	// leave a file that must be repaired by hand. For tests and conversions.
+	NoSync
+)
+
+// Options of Open. The zero value is a writable, durable storage that is created
+// when it is missing.
+type Options struct {
+	// ReadOnly opens the file as it is now, takes no lock and changes nothing.
+	// Transactions that another process commits later are not seen.
+	ReadOnly bool
+	// MustExist makes Open fail with fs.ErrNotExist when the file is missing,
+	// instead of creating it. A ReadOnly storage must always exist.
+	MustExist bool
+	// Durability is Sync by default.
+	Durability Durability
+	// Clock is the time that new tids come from; nil means time.Now.
+	Clock func() time.Time
+	// Logger gets a warning for each repair; nil means none.
+	Logger *slog.Logger
+}
+
+// Storage is an open Data.fs.
+//
+// Locks are taken in the order commit, mu.
+type Storage struct {
+	path     string
+	readOnly bool
+	sync     bool
+	clock    func() time.Time
+	log      *slog.Logger
+	f        file
+	lock     *os.File // nil if read-only
+	repaired *Repair
+
+	// commit is held from a transaction's vote to its end: one slot.
+	commit  chan struct{}
+	writer  *vector       // of the transaction that holds commit, reused
+	closing chan struct{} // closed by Close, for those who wait for commit
+
+	buffers sync.Pool      // of *[]byte of readSize bytes
+	calls   sync.WaitGroup // calls under way; Add only with mu held and closed false
+	// cuts counts the truncations. A reader that sees it change may have read bytes
+	// that are not part of the file any more, and reads again.
+	cuts atomic.Uint64
+
+	mu       sync.RWMutex // guards the fields below; never held across I/O
+	index    *index       // of the finished transactions
+	end      int64        // of the last finished transaction; more bytes are a voted one's
+	last     raidstorage.TID
+	oids     raidstorage.OID // the highest oid given out or stored
+	saved    int64           // where the index file ends, 0 if there is none
+	voted    *txn            // the transaction that holds commit
+	spills   map[*spill]struct{}
+	broken   string // why nothing can be written any more
+	closed   bool
+	closeErr error
+	done     chan struct{} // closed when Close is through
+}
+
+// Name returns the path that Open was given.
+func (s *Storage) Name() string { return s.path }
+
+// Repaired tells what Open cut off the end of the file, nil if nothing.
+func (s *Storage) Repaired() *Repair { return s.repaired }
+
+// LastTID implements raidstorage.Storage.
+func (s *Storage) LastTID(ctx context.Context) (raidstorage.TID, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return 0, raidstorage.ErrClosed
+	}
+	return s.last, nil
+}
+
+// NewOIDs implements raidstorage.Storage.
+func (s *Storage) NewOIDs(ctx context.Context, n int) ([]raidstorage.OID, error) {
+	const maxOIDs = 1 << 20 // bounds the answer
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if n < 1 || n > maxOIDs {
+		return nil, &raidstorage.InvalidError{Op: "new oids", Reason: "the number is not between 1 and 1048576"}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.writableLocked(); err != nil {
+		return nil, err
+	}
+	if s.oids+raidstorage.OID(n) < s.oids {
+		return nil, &raidstorage.InvalidError{Op: "new oids", Reason: "there are no more"}
+	}
+	oids := make([]raidstorage.OID, n)
+	for i := range oids {
+		s.oids++
+		oids[i] = s.oids
+	}
+	return oids, nil
+}
+
+// Size implements raidstorage.Sizer. Objects are counted as ZODB's __len__ does:
+// deleted ones stay until a pack.
+func (s *Storage) Size(ctx context.Context) (objects, bytes int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, 0, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return 0, 0, raidstorage.ErrClosed
+	}
+	return int64(s.index.count), s.end, nil
+}
+
+// Close implements raidstorage.Storage. It saves the index.
+func (s *Storage) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		<-s.done
+		return s.closeErr
+	}
+	s.closed = true
+	s.mu.Unlock()
+	close(s.closing)
+	s.calls.Wait()
+	// From here on nobody else uses the storage: all calls are refused.
+	defer close(s.done)
+	s.closeErr = s.release()
+	return s.closeErr
+}
+
+// release gives everything back, whatever fails on the way.
+func (s *Storage) release() error {
+	var errs []error
+	for sp := range s.spills {
+		errs = append(errs, sp.close())
+	}
+	if !s.readOnly && s.broken == "" {
+		if s.voted != nil {
+			errs = append(errs, s.f.Truncate(s.end))
+		}
+		// A durable index of data that is not would be found out at open, but
+		// then the whole file would be read.
+		errs = append(errs, s.f.Sync())
+		if s.saved != s.end && errors.Join(errs...) == nil {
+			errs = append(errs, s.saveIndex())
+		}
+	}
+	errs = append(errs, s.f.Close())
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// writableLocked returns why nothing can be written, nil if it can.
+func (s *Storage) writableLocked() error {
+	switch {
+	case s.closed:
+		return raidstorage.ErrClosed
+	case s.readOnly:
+		return &raidstorage.ReadOnlyError{Storage: s.path}
+	case s.broken != "":
+		return &raidstorage.ReadOnlyError{Storage: s.path, Reason: s.broken}
+	}
+	return nil
+}
+
+// enter begins a call that Close must wait for; s.calls.Done ends it.
+func (s *Storage) enter() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return raidstorage.ErrClosed
+	}
+	s.calls.Add(1)
+	return nil
+}
+
+// fail makes the storage read-only. The first reason stays.
+func (s *Storage) fail(reason string, err error) {
+	s.mu.Lock()
+	first := s.broken == ""
+	if first {
+		s.broken = reason + ": " + err.Error() + "; open it again when the cause is gone"
+	}
+	s.mu.Unlock()
+	if first {
+		s.log.Error("storage became read-only", "backend", s.path, "reason", reason, "err", err)
+	}
+}
+
+// corrupt makes a flaw the error that callers see.
+func (s *Storage) corrupt(f *flaw) error {
+	return &raidstorage.CorruptError{Storage: s.path, Offset: f.pos, OID: f.oid, TID: f.tid, Reason: f.reason}
+}
+
+// check joins the two ways in which reading can fail.
+func (s *Storage) check(f *flaw, err error) error {
+	switch {
+	case err != nil:
+		return s.ioError("read", err)
+	case f != nil:
+		return s.corrupt(f)
+	}
+	return nil
+}

@@ -1,0 +1,301 @@
+package filestorage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+)
+
+// Open opens the FileStorage at path, or creates it. It repairs the end of a file
+// whose last write never ended, see Storage.Repaired. *LockedError if another
+// process has it open for writing, *raidstorage.CorruptError if something is wrong
+// with it that a torn write does not explain.
+//
+// Without a usable index file the whole file is read, which ctx may end.
+func Open(ctx context.Context, path string, opts Options) (*Storage, error) {
+	return openWith(ctx, path, opts, func(f file) file { return f })
+}
+
+// openWith is Open with a file that tests can wrap.
+func openWith(ctx context.Context, path string, opts Options, wrap func(file) file) (*Storage, error) {
+	if opts.Durability != Sync && opts.Durability != NoSync {
+		return nil, &raidstorage.InvalidError{Op: "open", Reason: fmt.Sprintf("unknown durability %d", opts.Durability)}
+	}
+	if opts.MustExist || opts.ReadOnly {
+		// Before the lock, so that nothing is left beside a mistyped path.
+		if _, err := os.Stat(path); err != nil {
+			return nil, err
+		}
+	}
+	s := newStorage(path, opts)
+	if !opts.ReadOnly {
+		var err error
+		if s.lock, err = lockFile(path + ".lock"); err != nil {
+			return nil, err
+		}
+	}
+	err := s.openFile(ctx, opts, wrap)
+	if err == nil {
+		return s, nil
+	}
+	errs := []error{err}
+	if s.f != nil {
+		errs = append(errs, s.f.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return nil, errors.Join(errs...)
+}
+
+// newStorage returns a storage without its file.
+func newStorage(path string, opts Options) *Storage {
+	s := &Storage{
+		path: path, readOnly: opts.ReadOnly, sync: opts.Durability == Sync, clock: opts.Clock, log: opts.Logger,
+		commit: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+		spills: make(map[*spill]struct{}), index: newIndex(), end: magicLen,
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
+
+func (s *Storage) openFile(ctx context.Context, opts Options, wrap func(file) file) error {
+	flags := os.O_RDWR
+	if !opts.MustExist {
+		flags |= os.O_CREATE
+	}
+	if s.readOnly {
+		flags = os.O_RDONLY
+	}
+	f, err := os.OpenFile(s.path, flags, 0o666)
+	if err != nil {
+		return err
+	}
+	s.attach(wrap(osFile{f}))
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if size := info.Size(); size < magicLen {
+		return s.begin(size)
+	}
+	return s.load(ctx, info.Size())
+}
+
+func (s *Storage) attach(f file) {
+	s.f = f
+	s.writer = newVector(f)
+}
+
+// begin makes a file of less than magicLen bytes an empty storage. Such a file is
+// new, or its creator stopped at once.
+func (s *Storage) begin(size int64) error {
+	b := make([]byte, size)
+	if err := readFull(s.f, b, 0); err != nil {
+		return s.ioError("open", err)
+	}
+	if !strings.HasPrefix(magic, string(b)) {
+		return s.corrupt(&flaw{reason: "it is not a FileStorage"})
+	}
+	if s.readOnly {
+		return nil
+	}
+	if _, err := s.f.WriteAt([]byte(magic), 0); err != nil {
+		return s.ioError("create", err)
+	}
+	return s.syncCreated()
+}
+
+// syncCreated makes a new file and its name durable.
+func (s *Storage) syncCreated() error {
+	if !s.sync {
+		return nil
+	}
+	if err := s.f.Sync(); err != nil {
+		return s.ioError("create", err)
+	}
+	if err := syncDir(s.path); err != nil {
+		return s.ioError("create", err)
+	}
+	return nil
+}
+
+// load reads a file of size bytes: the index file, if it is one of this file, and
+// what it does not cover.
+func (s *Storage) load(ctx context.Context, size int64) error {
+	var m [magicLen]byte
+	if err := readFull(s.f, m[:], 0); err != nil {
+		return s.ioError("open", err)
+	}
+	if string(m[:]) != magic && string(m[:]) != magicPython2 {
+		return s.corrupt(&flaw{reason: "it is not a FileStorage"})
+	}
+	s.loadIndex(size)
+	indexed := s.saved != 0
+	sc := &scanner{s: s, index: s.index, last: s.last, w: window{r: s.f, end: size}}
+	end, tear, err := sc.scan(ctx, s.end)
+	if err != nil {
+		return err
+	}
+	s.end, s.last, s.oids = end, sc.last, s.index.highest
+	if tear != nil {
+		if err := s.repair(tear, size); err != nil {
+			return err
+		}
+	}
+	if now := raidstorage.TIDFromTime(s.clock()); s.last > now {
+		s.log.Warn("the last transaction is in the future", "backend", s.path, "tid", s.last)
+	}
+	if !indexed && !s.readOnly && s.end > magicLen {
+		if err := s.saveIndex(); err != nil {
+			// It would only make the next open slow.
+			s.log.Warn("the index was not saved", "backend", s.path, "err", err)
+		}
+	}
+	return nil
+}
+
+// loadIndex takes over the index file, if there is one that fits the file of size
+// bytes: it sets index, end, last and saved.
+func (s *Storage) loadIndex(size int64) {
+	f, err := os.Open(s.path + indexSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		err = s.useIndex(f, size)
+		_ = f.Close() // it was only read
+	}
+	if err != nil {
+		s.log.Warn("the index is ignored and the whole file read", "backend", s.path, "reason", err)
+	}
+}
+
+func (s *Storage) useIndex(f *os.File, size int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	x, end, err := readIndex(f, info.Size())
+	if err != nil {
+		return err
+	}
+	if end > size {
+		return fmt.Errorf("%w: it ends at %d, the file at %d", errIndex, end, size)
+	}
+	last, err := s.sane(x, end)
+	if err != nil {
+		return err
+	}
+	s.index, s.end, s.last, s.saved = x, end, last, end
+	return nil
+}
+
+// How much of the file is compared with an index that was read.
+const (
+	saneTransactions = 1000
+	saneRecords      = 1000
+	sanePages        = 64
+)
+
+// sane tells whether x can be the index of the file up to end: the last transaction
+// before it has records is there as the index says, as in ZODB's _check_sanity, and
+// a sample of the objects is. It returns the last tid.
+func (s *Storage) sane(x *index, end int64) (raidstorage.TID, error) {
+	var last raidstorage.TID
+	w := &window{r: s.f, end: end, back: true}
+	for pos, n := end, 0; pos > magicLen; n++ {
+		h, bad, err := w.before(pos)
+		if err != nil {
+			return 0, err
+		}
+		if bad != nil || n == saneTransactions || h.status == statusCheckpoint {
+			return 0, fmt.Errorf("%w: no transaction ends at %d: %v", errIndex, pos, bad)
+		}
+		last, pos = max(last, h.tid), h.pos
+		if h.status == statusUndone || h.records() == h.end() {
+			continue // has nothing to compare
+		}
+		if err := s.saneTransaction(x, h); err != nil {
+			return 0, err
+		}
+		return last, s.saneSample(x, end)
+	}
+	if x.count > 0 {
+		return 0, fmt.Errorf("%w: it has objects, the file has not", errIndex)
+	}
+	return last, nil
+}
+
+// saneTransaction compares the index with the transaction h, the last one.
+func (s *Storage) saneTransaction(x *index, h txnHeader) error {
+	w := &window{r: s.f, end: h.next()}
+	for pos, n := h.records(), 0; pos < h.end() && n < saneRecords; n++ {
+		rec, bad, err := w.record(pos, h)
+		if err != nil {
+			return err
+		}
+		if bad != nil {
+			return fmt.Errorf("%w: %v", errIndex, bad)
+		}
+		// A later position is that of a second record of the object.
+		if at := x.get(rec.oid); at < pos || at >= h.end() {
+			return fmt.Errorf("%w: object %v is at %d, not at %d", errIndex, rec.oid, pos, at)
+		}
+		pos = rec.next()
+	}
+	return nil
+}
+
+func (s *Storage) saneSample(x *index, end int64) error {
+	var buf [maxRecordHeaderLen]byte
+	for i := 0; i < len(x.keys); i += 1 + len(x.keys)/sanePages {
+		for e := range x.from(raidstorage.OID(x.keys[i] << pageBits)) {
+			if _, _, err := s.recordAt(e.pos, end, e.oid, buf[:]); err != nil {
+				return fmt.Errorf("%w: %w", errIndex, err)
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// Suffixes of the files beside the data.
+const (
+	indexSuffix = ".index"
+	indexTemp   = ".index.index_tmp" // the name that Python uses
+)
+
+// saveIndex writes the index of all finished transactions. It is called while
+// nobody else uses the storage.
+func (s *Storage) saveIndex() (err error) {
+	temp := s.path + indexTemp
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	if err != nil {
+		return err
+	}
+	s.index.sort()
+	err = writeIndex(f, s.index, s.end)
+	if err == nil && s.sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	if err = os.Rename(temp, s.path+indexSuffix); err == nil {
+		s.saved = s.end
+	}
+	return err
+}
