@@ -22,9 +22,8 @@ import (
 // one. It must not be copied, and its fields must not be changed after the first
 // call of a method.
 //
-// Unlike the contract's default, this storage keeps data slices for ever: what
-// Store, StoreBlob and Restore are given must not be changed afterwards, even if
-// the transaction aborts.
+// It makes use of the contract's permission to keep data slices for ever: what
+// Store, StoreBlob and Restore were given is what LoadBefore and Iterate return.
 type Storage struct {
 	// Clock is asked for the time of each transaction; nil means time.Now.
 	Clock func() time.Time

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -292,5 +293,49 @@ func TestPackNamesTheUnreadableRecordAndDropsNothing(t *testing.T) {
 	}
 	if err := s.Pack(t.Context(), raidstorage.PackOptions{Through: t2}); err != nil {
 		t.Fatalf("pack without GC: %v", err)
+	}
+}
+
+func TestPackDisturbsNeitherCommitsNorReads(t *testing.T) {
+	t.Parallel()
+	s := New("")
+	s.References = func([]byte) ([]raidstorage.OID, error) { return []raidstorage.OID{1}, nil }
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			last, _ := s.LastTID(t.Context())
+			if err := s.Pack(t.Context(), raidstorage.PackOptions{Through: last, GC: n%2 == 0}); err != nil {
+				t.Errorf("pack: %v", err)
+			}
+		}
+	})
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			for txn, err := range s.Iterate(t.Context(), 0, raidstorage.MaxTID) {
+				if err != nil {
+					t.Errorf("iterate: %v", err)
+					return
+				}
+				n := 0
+				for range txn.Records {
+					n++
+				}
+				if n != 2 {
+					t.Errorf("a transaction of %d records", n)
+				}
+			}
+		}
+	})
+	var serial raidstorage.TID
+	for range 500 {
+		serial = commit(t, s, func(txn *txn) error {
+			return errors.Join(txn.Store(ctx, 0, serial, []byte("x")), txn.Store(ctx, 1, serial, []byte("x")))
+		})
+	}
+	if rev, err := s.LoadBefore(t.Context(), 1, raidstorage.MaxTID); err != nil || rev.Serial != serial {
+		t.Errorf("at the end: %+v, %v", rev, err)
 	}
 }
