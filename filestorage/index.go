@@ -69,6 +69,34 @@ func (x *index) set(oid raidstorage.OID, pos int64) {
 	putPos(p.packed[rank*posBytes:], pos)
 }
 
+// addBucket adds the entries of one bucket of an index file, of oids greater than
+// all that are there: base plus the 2-byte suffixes. It refuses, with false, what is
+// out of order and positions outside of lowest to highest.
+func (x *index) addBucket(base raidstorage.OID, suffixes, positions []byte, lowest, highest int64) bool {
+	n, last := len(suffixes)/suffixLen, -1
+	for i := 0; i < n; {
+		key, first := suffixes[i*suffixLen], i
+		p := new(page)
+		for ; i < n && suffixes[i*suffixLen] == key; i++ {
+			low := suffixes[i*suffixLen+1]
+			pos := getPos(positions[i*posBytes:])
+			if s := int(key)<<8 | int(low); s > last && pos >= lowest && pos <= highest {
+				p.present[low/64] |= 1 << (low % 64)
+				last = s
+				continue
+			}
+			return false
+		}
+		p.packed = append(make([]byte, 0, (i-first)*posBytes), positions[first*posBytes:i*posBytes]...)
+		at := uint64(base)>>pageBits | uint64(key)
+		x.pages[at] = p
+		x.keys = append(x.keys, at)
+	}
+	x.count += n
+	x.highest = base | raidstorage.OID(last)
+	return true
+}
+
 // remove forgets oid.
 func (x *index) remove(oid raidstorage.OID) {
 	p := x.pages[uint64(oid)>>pageBits]

@@ -111,8 +111,8 @@ func readIndex(r io.Reader, size int64) (*index, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	x, last := newIndex(), raidstorage.OID(0)
-	for first := true; ; first = false {
+	x := newIndex()
+	for {
 		prefix, entries, err := p.bucket()
 		if err != nil {
 			return nil, 0, err
@@ -123,15 +123,10 @@ func readIndex(r io.Reader, size int64) (*index, int64, error) {
 		var wide [8]byte
 		copy(wide[:], prefix)
 		base := raidstorage.OID(binary.BigEndian.Uint64(wide[:]))
-		n := len(entries) / bucketEntry
-		for i := range n {
-			oid := base | raidstorage.OID(binary.BigEndian.Uint16(entries[i*suffixLen:]))
-			pos := getPos(entries[n*suffixLen+i*posBytes:])
-			if oid <= last && !(first && i == 0) || pos < firstRecordPos || pos >= end {
-				return nil, 0, fmt.Errorf("%w: oid %v at %d", errIndex, oid, pos)
-			}
-			x.set(oid, pos)
-			last = oid
+		suffixes, positions := entries[:len(entries)/bucketEntry*suffixLen], entries[len(entries)/bucketEntry*suffixLen:]
+		inOrder := x.count == 0 || base > x.highest
+		if !inOrder || !x.addBucket(base, suffixes, positions, firstRecordPos, end-1) {
+			return nil, 0, fmt.Errorf("%w: the entries at oid %v are not in order", errIndex, base)
 		}
 	}
 }

@@ -207,7 +207,7 @@ func (s *Storage) useIndex(f *os.File, size int64) error {
 const (
 	saneTransactions = 1000
 	saneRecords      = 1000
-	sanePages        = 64
+	saneObjects      = 256
 )
 
 // sane tells whether x can be the index of the file up to end: the last transaction
@@ -259,14 +259,21 @@ func (s *Storage) saneTransaction(x *index, h txnHeader) error {
 	return nil
 }
 
+// saneSample looks whether objects are where the index says: all of them in a small
+// one, some of pages evenly spread in a large one.
 func (s *Storage) saneSample(x *index, end int64) error {
 	var buf [maxRecordHeaderLen]byte
-	for i := 0; i < len(x.keys); i += 1 + len(x.keys)/sanePages {
+	pages := len(x.keys)
+	perPage, step := max(1, saneObjects/max(1, pages)), max(1, pages/saneObjects)
+	for i := 0; i < pages; i += step {
+		n := 0
 		for e := range x.from(raidstorage.OID(x.keys[i] << pageBits)) {
+			if n++; n > perPage || uint64(e.oid)>>pageBits != x.keys[i] {
+				break
+			}
 			if _, _, err := s.recordAt(e.pos, end, e.oid, buf[:]); err != nil {
 				return fmt.Errorf("%w: %w", errIndex, err)
 			}
-			break
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 
 	"github.com/zeoraid/raidstorage"
 )
@@ -118,6 +119,9 @@ func (s *Storage) dataOf(ctx context.Context, h recordHeader, b, buf []byte) ([]
 	h, b, err := s.source(ctx, h, b, buf)
 	if err != nil || h.size == 0 {
 		return nil, err
+	}
+	if int64(len(b)) >= h.size {
+		return slices.Clip(append([]byte(nil), b[:h.size]...)), nil // spares clearing it first
 	}
 	data := make([]byte, h.size)
 	n := copy(data, b)
