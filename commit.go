@@ -425,7 +425,6 @@ func (m *Mirror) advanceLocked(tid TID) {
 // doubt notes that tid may be on some backends and not on others: nothing is
 // committed before resolve has looked.
 func (m *Mirror) doubt(tid TID, reason error) {
-	m.doubtful[tid] = true
 	m.inDoubtFor(&OutcomeUnknownError{TID: tid, Err: reason})
 }
 

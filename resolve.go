@@ -9,7 +9,8 @@ package raidstorage
 //	those that fail leave the record, but not below StartQuorum (S2)
 //	all tails equal: that is the visible state; free the locks; serve (S4)
 //	a tail that is a beginning of the longest: roll it forward (S5) and start over
-//	tails that part: keep the longest (tie: the first configured), drop the rest (S6)
+//	tails that part: keep the longest, drop the rest (S6; tie: what most have, then
+//	the first configured, since neither was acknowledged)
 //
 // The commit slot is held throughout, so that no commit of this front-end runs; the
 // locks wait for, or outlive, what a dead one left behind. A roll-forward cannot run
@@ -116,7 +117,8 @@ func (m *Mirror) members() (live []*session, dead []*backend) {
 	return live, dead
 }
 
-// lockAll takes the commit locks of sessions and reads their tails.
+// lockAll takes the commit locks of sessions, one after the other in configured
+// order, so that two who do so cannot deadlock (M1), and reads their tails.
 func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail, failed []*backend) {
 	lock := func(ctx context.Context, _ int, s *session) (tail, error) {
 		txn, err := s.storage.Begin(ctx, Meta{})
@@ -138,13 +140,14 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 		return t, err
 	}
 	late := func(t tail) { t.voter.txn.Abort(context.WithoutCancel(ctx)) }
-	for _, r := range round(ctx, "lock", sessions, m.cfg.Timeouts.Vote, lock, late) {
+	for _, s := range sessions {
+		r := round(ctx, "lock", []*session{s}, m.cfg.Timeouts.Vote, lock, late)[0]
 		switch {
 		case r.err == nil:
 			tails = append(tails, r.value)
 		case ctx.Err() == nil:
-			m.fault(r.session, r.err)
-			failed = append(failed, r.session.b)
+			m.fault(s, r.err)
+			failed = append(failed, s.b)
 		}
 	}
 	return tails, failed
@@ -183,7 +186,7 @@ func (m *Mirror) longest(tails []tail) tail {
 		if t.last > m.tids.mark && !everyTail(tails, *t) {
 			continue
 		}
-		if keep == nil || t.last > keep.last {
+		if keep == nil || t.last > keep.last || t.last == keep.last && count(tails, *t) > count(tails, *keep) {
 			keep = t
 		}
 	}
@@ -193,8 +196,16 @@ func (m *Mirror) longest(tails []tail) tail {
 	return *keep
 }
 
-func everyTail(tails []tail, t tail) bool {
-	return !slices.ContainsFunc(tails, func(o tail) bool { return o.last != t.last || o.digest != t.digest })
+func everyTail(tails []tail, t tail) bool { return count(tails, t) == len(tails) }
+
+// count tells how many of tails are the same as t.
+func count(tails []tail, t tail) (n int) {
+	for _, o := range tails {
+		if o.last == t.last && o.digest == t.digest {
+			n++
+		}
+	}
+	return n
 }
 
 // missing counts the transactions that keep has after short's end; an error says
@@ -266,7 +277,6 @@ func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 	}
 	m.unresolved = nil
 	m.inDoubt.Store(false)
-	clear(m.doubtful)
 	m.mu.Lock()
 	for _, t := range tails {
 		m.setStateLocked(t.voter.session.b, eventConfirmed, "complete")
@@ -282,7 +292,7 @@ func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 // newsSince lists the transactions that become visible with last.
 func (m *Mirror) newsSince(ctx context.Context, s Storage, last TID) ([]Invalidation, error) {
 	old := m.view.Load().last
-	if old == 0 || last <= old {
+	if !m.started || last <= old {
 		return nil, nil // at start-up there is nobody to tell
 	}
 	var news []Invalidation

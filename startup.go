@@ -64,6 +64,7 @@ func (m *Mirror) start(ctx context.Context) error {
 		return err
 	}
 	m.failRest()
+	m.started = true
 	return nil
 }
 

@@ -157,6 +157,7 @@ func (m *Mirror) settleDoubt() error {
 	defer m.unlockCommit()
 	if m.foreignSeen.Swap(false) && m.unresolved == nil {
 		m.unresolved = errors.New("a backend has a transaction that this mirror did not make")
+		m.inDoubt.Store(true)
 	}
 	if m.unresolved == nil {
 		return nil
