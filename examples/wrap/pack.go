@@ -16,12 +16,6 @@ import (
 // maxRecord bounds the memory that a damaged length can take, in bytes.
 const maxRecord = 1 << 28
 
-// writer is a compressor that is used again: a new one costs more than a record.
-type writer struct {
-	out   bytes.Buffer
-	flate *flate.Writer
-}
-
 // pack compresses data. Nil, a deletion, stays nil, and empty data stays as it is:
 // the inner storage refuses it.
 func (c *Compressed) pack(data []byte) ([]byte, error) {
@@ -31,25 +25,18 @@ func (c *Compressed) pack(data []byte) ([]byte, error) {
 	if len(data) > maxRecord {
 		return nil, &raidstorage.InvalidError{Op: "store", Reason: fmt.Sprintf("a record of %d bytes", len(data))}
 	}
-	w, ok := c.writers.Get().(*writer)
-	if !ok {
-		w = new(writer)
-		var err error
-		if w.flate, err = flate.NewWriter(nil, flate.BestSpeed); err != nil {
-			return nil, err
-		}
-	}
-	defer c.writers.Put(w)
-	w.out.Reset()
-	w.out.Write(binary.AppendUvarint(nil, uint64(len(data))))
-	w.flate.Reset(&w.out)
-	if _, err := w.flate.Write(data); err != nil {
+	var out bytes.Buffer
+	out.Write(binary.AppendUvarint(nil, uint64(len(data))))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flate.Reset(&out)
+	if _, err := c.flate.Write(data); err != nil {
 		return nil, err
 	}
-	if err := w.flate.Close(); err != nil {
+	if err := c.flate.Close(); err != nil {
 		return nil, err
 	}
-	return bytes.Clone(w.out.Bytes()), nil
+	return out.Bytes(), nil
 }
 
 // unpack is the reverse of pack. What cannot be unpacked is a *CorruptError: a

@@ -7,6 +7,7 @@
 package wrap
 
 import (
+	"compress/flate"
 	"context"
 	"iter"
 	"reflect"
@@ -21,8 +22,10 @@ import (
 // The inner storage is a named field and not embedded: embedding would pass on
 // the data of methods that were forgotten here as it is.
 type Compressed struct {
-	inner   raidstorage.Storage
-	writers sync.Pool // of *writer
+	inner raidstorage.Storage
+
+	mu    sync.Mutex    // guards flate
+	flate *flate.Writer // used again and again: a new one costs more than a record
 }
 
 // Not passed on: Packer, since garbage collection in the inner storage cannot find
@@ -40,7 +43,10 @@ var (
 
 // Compress returns a storage that keeps its records compressed in inner, which must
 // be empty or have been filled by a Compressed. Closing it closes inner.
-func Compress(inner raidstorage.Storage) *Compressed { return &Compressed{inner: inner} }
+func Compress(inner raidstorage.Storage) *Compressed {
+	w, _ := flate.NewWriter(nil, flate.BestSpeed) // an error would say that the level is unknown
+	return &Compressed{inner: inner, flate: w}
+}
 
 // Supports implements raidstorage.Wrapper: of the optional interfaces that
 // Compressed has methods for, it serves those that the inner storage has.
