@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 )
@@ -15,9 +16,10 @@ import (
 // from the test's goroutine.
 type env struct {
 	testing.TB
-	f   Fixture
-	ctx context.Context
-	s   raidstorage.Storage
+	f       Fixture
+	timeout time.Duration
+	ctx     context.Context // ends after timeout
+	s       raidstorage.Storage
 }
 
 // open opens one more empty storage and closes it at the end.

@@ -167,7 +167,7 @@ func newEnv(t testing.TB, f Fixture) *env {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	t.Cleanup(cancel)
-	e := &env{TB: t, f: f, ctx: ctx}
+	e := &env{TB: t, f: f, timeout: timeout, ctx: ctx}
 	e.s = e.open()
 	return e
 }

@@ -102,15 +102,27 @@ type voteResult struct {
 	err  error
 }
 
-// voteLater votes in a goroutine of its own, which ends when ctx does.
+// voteLater votes in a goroutine of its own, which ends when ctx does. At the end
+// the storage is closed, so that it ends in a storage that waits for ever too.
 func (e *env) voteLater(ctx context.Context, txn raidstorage.Txn) <-chan voteResult {
 	result := make(chan voteResult, 1)
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
 		vote, err := txn.Vote(ctx)
 		result <- voteResult{vote, err}
+	}()
+	s := e.s
+	e.Cleanup(func() {
+		_ = s.Close() // its error is reported elsewhere
+		timeout := time.NewTimer(e.timeout)
+		defer timeout.Stop()
+		select {
+		case <-done:
+		case <-timeout.C:
+			e.Errorf("Vote has not returned, although the storage is closed")
+		}
 	})
-	e.Cleanup(wg.Wait)
 	return result
 }
 
