@@ -186,7 +186,7 @@ func parseRecordHeader(b []byte, pos, end int64) (recordHeader, *flaw) {
 
 // pointsBack tells whether p is 0 or can be an earlier record than the one at pos.
 func pointsBack(p uint64, pos int64) bool {
-	return p == 0 || p >= firstRecordPos && p+recordHeaderLen < uint64(pos)
+	return p == 0 || p >= firstRecordPos && p < uint64(pos) && p+recordHeaderLen < uint64(pos)
 }
 
 // appendRecordHeader appends the header of h and, if there is no data, the pointer.

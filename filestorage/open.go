@@ -155,6 +155,9 @@ func (s *Storage) load(ctx context.Context, size int64) error {
 			return err
 		}
 	}
+	if err := s.settle(); err != nil {
+		return err
+	}
 	if now := raidstorage.TIDFromTime(s.clock()); s.last > now {
 		s.log.Warn("the last transaction is in the future", "backend", s.path, "tid", s.last)
 	}
@@ -163,6 +166,28 @@ func (s *Storage) load(ctx context.Context, size int64) error {
 			// It would only make the next open slow.
 			s.log.Warn("the index was not saved", "backend", s.path, "err", err)
 		}
+	}
+	return nil
+}
+
+// settle makes the last transaction durable. If the sync of its Finish failed, its
+// status may be on its way to the disk still, or, on systems that forget what they
+// could not write, only in memory; another commit must not build on that. All other
+// bytes were synced before the status was written.
+func (s *Storage) settle() error {
+	if s.readOnly || !s.sync || s.end == magicLen {
+		return nil
+	}
+	w := &window{r: s.f, end: s.end, back: true}
+	h, bad, err := w.before(s.end)
+	if err := s.check(bad, err); err != nil {
+		return err
+	}
+	if _, err := s.f.WriteAt([]byte{byte(h.status)}, h.pos+statusOffset); err != nil {
+		return s.ioError("open", err)
+	}
+	if err := s.f.Sync(); err != nil {
+		return s.ioError("open: sync", err)
 	}
 	return nil
 }

@@ -7,7 +7,10 @@ import (
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/filestorage"
 	"github.com/zeoraid/raidstorage/storagetest"
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func fixture(durability filestorage.Durability) storagetest.Fixture {
 	open := func(t testing.TB, path string, opts filestorage.Options) raidstorage.Storage {
