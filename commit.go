@@ -217,7 +217,9 @@ func (t *mirrorTxn) end() {
 func (t *mirrorTxn) vote(ctx context.Context) (Vote, error) {
 	var last error
 	for range voteAttempts {
-		if t.m.unresolved != nil {
+		// A backend of the record that does not take part must leave it first (C4),
+		// whoever found out that it fails.
+		if t.m.unresolved != nil || len(t.m.view.Load().sessions) != len(t.m.record.InSync) {
 			if err := t.m.resolve(ctx); err != nil {
 				return Vote{}, err
 			}
@@ -425,6 +427,7 @@ func (m *Mirror) advanceLocked(tid TID) {
 // doubt notes that tid may be on some backends and not on others: nothing is
 // committed before resolve has looked.
 func (m *Mirror) doubt(tid TID, reason error) {
+	m.doubtful[tid] = true
 	m.inDoubtFor(&OutcomeUnknownError{TID: tid, Err: reason})
 }
 

@@ -36,6 +36,7 @@ type Mirror struct {
 	record     Membership
 	unresolved error // why the tails must be compared before the next commit (rules C6, C9)
 	epochLost  bool  // a change of the record was not confirmed: the epoch must move (rule S1, F3)
+	doubtful   map[TID]bool // transactions of ours whose finish was sent and not confirmed
 	started    bool
 
 	tids tidSource
@@ -90,6 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Mirror, error) {
 		cfg:         cfg.withDefaults(),
 		closeReg:    func() error { return nil },
 		commit:      make(chan struct{}, 1),
+		doubtful:    make(map[TID]bool),
 		subscribers: make(map[*subscriber]bool),
 	}
 	m.ctx, m.stop = context.WithCancel(context.Background())

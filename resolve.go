@@ -178,12 +178,12 @@ func (m *Mirror) compareTails(ctx context.Context, tails []tail) (behind, bad []
 }
 
 // longest returns the tail to keep. A transaction that no front-end of this mirror
-// made counts only if all have it (S5): it lies above all reserved tids.
+// made counts only if all have it (S5).
 func (m *Mirror) longest(tails []tail) tail {
 	var keep *tail
 	for i := range tails {
 		t := &tails[i]
-		if t.last > m.tids.mark && !everyTail(tails, *t) {
+		if !m.ours(t.last) && !everyTail(tails, *t) {
 			continue
 		}
 		if keep == nil || t.last > keep.last || t.last == keep.last && count(tails, *t) > count(tails, *keep) {
@@ -194,6 +194,16 @@ func (m *Mirror) longest(tails []tail) tail {
 		return tails[0] // all have foreign tails: the first configured stays, the others leave
 	}
 	return *keep
+}
+
+// ours tells whether this mirror may have made the trailing transaction tid: while
+// it runs it knows which ones are in doubt; at start-up those of a predecessor lie
+// at or below the reserved tids.
+func (m *Mirror) ours(tid TID) bool {
+	if !m.started {
+		return tid <= m.tids.mark
+	}
+	return m.doubtful[tid] || tid <= m.view.Load().last
 }
 
 func everyTail(tails []tail, t tail) bool { return count(tails, t) == len(tails) }
@@ -276,6 +286,7 @@ func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 		return err
 	}
 	m.unresolved = nil
+	clear(m.doubtful)
 	m.inDoubt.Store(false)
 	m.mu.Lock()
 	for _, t := range tails {

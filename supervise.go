@@ -115,15 +115,18 @@ func (m *Mirror) ensureOpen(ctx context.Context, b *backend) (*session, error) {
 	}
 	s, err := m.open(ctx, b)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err != nil {
-		if b.state != StateDisabled {
-			b.reason = err.Error()
-		}
-		return nil, err
+	closed := m.closed
+	switch {
+	case err == nil && !closed:
+		b.session = s
+	case err != nil && b.state != StateDisabled:
+		b.reason = err.Error()
 	}
-	b.session = s
-	return s, nil
+	m.mu.Unlock()
+	if closed && err == nil { // Close has gone by already
+		return nil, errors.Join(ErrClosed, m.closeSession(s))
+	}
+	return s, err
 }
 
 // settleSuspect brings a backend that failed while the record names it out of the
