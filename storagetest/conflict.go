@@ -53,7 +53,7 @@ func conflictRules() []rule {
 			e.wantLoad(1, raidstorage.MaxTID, "c", second, 0)
 			e.wantLoad(1, second, "a", first, second)
 			e.wantLoad(2, raidstorage.MaxTID, "new c", second, 0)
-			for _, rec := range e.log(e.s)[1].Records {
+			for _, rec := range e.logOf(2)[1].Records {
 				if rec.Data != "c" && rec.Data != "new c" {
 					e.Errorf("the log has the record %v, which was changed again", rec)
 				}

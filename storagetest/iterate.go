@@ -94,6 +94,16 @@ func (e *env) log(s raidstorage.Storage) []LogTransaction {
 	return log
 }
 
+// logOf returns the whole log of e.s, which must have n transactions.
+func (e *env) logOf(n int) []LogTransaction {
+	e.Helper()
+	log := e.log(e.s)
+	if len(log) != n {
+		e.Fatalf("the log has %d transactions, want %d: %v", len(log), n, log)
+	}
+	return log
+}
+
 func iterateBounds(e *env) {
 	var tids []raidstorage.TID
 	for i := range 5 {

@@ -70,13 +70,16 @@ func lockRules() []rule {
 			e.wantLockFree()
 		}},
 		rule{name: "a waiting vote ends when its context is cancelled", run: func(e *env) {
-			ctx, cancel := context.WithCancel(e.ctx)
-			e.waitInVain(ctx, cancel, context.Canceled)
+			e.waitInVain(context.Canceled, func() (context.Context, func()) {
+				ctx, cancel := context.WithCancel(e.ctx)
+				return ctx, cancel
+			})
 		}},
 		rule{name: "a waiting vote ends at its deadline", run: func(e *env) {
-			ctx, cancel := context.WithTimeout(e.ctx, 30*time.Millisecond)
-			defer cancel()
-			e.waitInVain(ctx, func() {}, context.DeadlineExceeded)
+			e.waitInVain(context.DeadlineExceeded, func() (context.Context, func()) {
+				ctx, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
+				return ctx, func() { <-ctx.Done(); cancel() }
+			})
 		}},
 		rule{name: "reads and new oids do not wait for the lock", run: func(e *env) {
 			serial := e.commit(objs(1, "a"))
@@ -127,10 +130,12 @@ func (e *env) voteLater(ctx context.Context, txn raidstorage.Txn) <-chan voteRes
 }
 
 // waitInVain lets a vote wait for a lock that nobody frees until its context ends.
-func (e *env) waitInVain(ctx context.Context, end func(), want error) {
+// limited makes the context, and a function that returns when it has ended.
+func (e *env) waitInVain(want error, limited func() (context.Context, func())) {
 	e.Helper()
 	holder, _ := e.voted(objs(1, "a"))
 	waiting := e.staged(objs(2, "b"))
+	ctx, end := limited()
 	votes := e.voteLater(ctx, waiting)
 	end()
 	select {

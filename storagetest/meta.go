@@ -32,7 +32,7 @@ func metaRules() []rule {
 		rule{name: "metadata of 65535 bytes is kept", run: func(e *env) {
 			long := longestMeta()
 			e.transact(long, func(txn raidstorage.Txn) error { return txn.Store(e.ctx, 1, 0, []byte("x")) })
-			got := e.log(e.s)[0]
+			got := e.logOf(1)[0]
 			if got.User != string(long.User) || got.Description != string(long.Description) || got.Extension != string(long.Extension) {
 				e.Errorf("%d+%d+%d bytes of metadata came back as other %d+%d+%d", len(long.User), len(long.Description),
 					len(long.Extension), len(got.User), len(got.Description), len(got.Extension))

@@ -67,9 +67,11 @@ func restoreRules() []rule {
 			e.restore(testTID(4), raidstorage.Record{OID: 2, Data: []byte("b"), DataTID: testTID(2)})     // no such transaction
 			e.restore(testTID(5), raidstorage.Record{OID: 3, Data: []byte("b"), DataTID: testTID(1)})     // not of this object
 			e.wantLoad(1, raidstorage.MaxTID, "other", testTID(3), 0)
-			for _, txn := range e.log(e.s)[1:] {
-				if rec := txn.Records[0]; rec.DataTID != 0 || rec.Data == "" {
-					e.Errorf("transaction %v has record %v, want data of its own", txn.TID, rec)
+			for _, txn := range e.logOf(4)[1:] {
+				for _, rec := range txn.Records {
+					if rec.DataTID != 0 || rec.Data == "" {
+						e.Errorf("transaction %v has record %v, want data of its own", txn.TID, rec)
+					}
 				}
 			}
 		}},

@@ -10,7 +10,7 @@ func truncateRules() []rule {
 	return subject("truncate", needs{has: Truncater},
 		rule{name: "the transactions after the tid are gone", run: func(e *env) {
 			tids := e.commitFive()
-			before := e.log(e.s)[:3]
+			before := e.logOf(5)[:3]
 			e.must("TruncateAfter", e.truncate(tids[2], tids[4]))
 			if diff := cmp.Diff(before, e.log(e.s)); diff != "" {
 				e.Errorf("the log differs (-want +got):\n%s", diff)

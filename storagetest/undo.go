@@ -26,7 +26,7 @@ func undoRules() []rule {
 		rule{name: "the log shows whose data an undo repeats", run: func(e *env) {
 			first := e.commit(objs(1, "a"))
 			undone, _ := e.undo(e.commit(objs(1, "b")))
-			got := e.log(e.s)[2].Records
+			got := e.logOf(3)[2].Records
 			if len(got) != 1 || got[0] != (LogRecord{OID: 1, TID: undone, Data: "a", DataTID: first}) {
 				e.Errorf("the records are %v, want one of 1 with the data of %v", got, first)
 			}
@@ -47,7 +47,7 @@ func undoRules() []rule {
 			undone, _ := e.undo(created)
 			e.wantNotFound(1, raidstorage.MaxTID)
 			e.wantLoad(1, undone, "a", created, undone)
-			if got := e.log(e.s)[1].Records; len(got) != 1 || !got[0].Deleted {
+			if got := e.logOf(2)[1].Records; len(got) != 1 || !got[0].Deleted {
 				e.Errorf("the records are %v, want one without data", got)
 			}
 		}},

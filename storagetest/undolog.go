@@ -40,6 +40,9 @@ func undoLogRules() []rule {
 			}
 			infos, err := e.undoer().UndoLog(e.ctx, 0, 10, nil)
 			e.must("UndoLog", err)
+			if len(infos) != 4 {
+				e.Fatalf("the undo log has %d entries, want 4", len(infos))
+			}
 			for i, want := range slices.Backward(sampleMetas()[:4]) {
 				got := infos[3-i]
 				if string(got.User) != string(want.User) || string(got.Description) != string(want.Description) ||
