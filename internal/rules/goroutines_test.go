@@ -1,0 +1,62 @@
+package rules
+
+import (
+	"go/ast"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// starters are the functions that start goroutines, but for those of tests, of the
+// test suite and of examples. Whoever adds one says who waits for its end.
+func starters() []string {
+	return []string{
+		"notify.go start",      // Mirror.run: Close waits
+		"raidstorage.go Close", // waits itself
+		"startup.go openAll",   // waits itself
+	}
+}
+
+// bareStarters are the functions that use a go statement and not a WaitGroup: the
+// test suite's calls of methods that must not hang, but may.
+func bareStarters() []string {
+	return []string{
+		"storagetest/close.go closeRules",
+		"storagetest/lock.go voteLater",
+	}
+}
+
+func TestGoroutinesHaveOwners(t *testing.T) {
+	t.Parallel()
+	known := slices.Concat(starters(), bareStarters())
+	seen := make(map[string]bool)
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		free := strings.HasPrefix(s.pkg, "examples/") || s.pkg == "storagetest"
+		s.functions(func(f *ast.FuncDecl) {
+			where := s.name + " " + f.Name.Name
+			ast.Inspect(f, func(n ast.Node) bool {
+				var starts bool
+				switch n := n.(type) {
+				case *ast.GoStmt:
+					starts = true
+				case *ast.CallExpr:
+					sel, ok := n.Fun.(*ast.SelectorExpr)
+					starts = ok && sel.Sel.Name == "Go" && !free
+				}
+				if starts && !slices.Contains(known, where) {
+					t.Errorf("%s: %s starts a goroutine and is not on the list", s.at(n), f.Name.Name)
+				}
+				seen[where] = seen[where] || starts
+				return true
+			})
+		})
+	}
+	for _, where := range known {
+		if !seen[where] {
+			t.Errorf("%s is on the list and starts no goroutine", where)
+		}
+	}
+}
