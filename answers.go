@@ -141,7 +141,7 @@ func (m *Mirror) stillThere(ctx context.Context, voters []voter) error {
 		sessions[i] = v.session
 	}
 	var err error
-	for i, r := range round(ctx, "last tid", sessions, m.cfg.Timeouts.Read,
+	for i, r := range round(ctx, m, "last tid", sessions, m.cfg.Timeouts.Read,
 		func(ctx context.Context, _ int, s *session) (TID, error) { return s.storage.LastTID(ctx) }, nil) {
 		if r.err == nil && r.value != voters[i].vote.Last {
 			r.err = &BackendError{Backend: r.session.b.cfg.Name, Op: "last tid", Err: &TIDOrderError{TID: voters[i].vote.Last, Last: r.value}}

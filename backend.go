@@ -3,7 +3,6 @@ package raidstorage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -42,7 +41,7 @@ type backend struct {
 type session struct {
 	b       *backend
 	storage Storage
-	calls   chan func() // what the worker goroutine runs, one after the other
+	calls   chan job // what the worker goroutine makes, one after the other
 	quit    chan struct{}
 	idle    chan struct{} // closed when the worker has ended
 	dead    atomic.Bool
@@ -56,7 +55,7 @@ const callBuffer = 8
 func (m *Mirror) newSession(b *backend, storage Storage) *session {
 	s := &session{
 		b: b, storage: storage,
-		calls: make(chan func(), callBuffer),
+		calls: make(chan job, callBuffer),
 		quit:  make(chan struct{}),
 		idle:  make(chan struct{}),
 	}
@@ -64,8 +63,8 @@ func (m *Mirror) newSession(b *backend, storage Storage) *session {
 		defer close(s.idle)
 		for {
 			select {
-			case call := <-s.calls:
-				call()
+			case c := <-s.calls:
+				c.round.answerFor(c.index)
 			case <-s.quit:
 				return
 			}
@@ -134,72 +133,6 @@ func (m *Mirror) closeSession(s *session) error {
 	case <-timer.C:
 		return &BackendError{Backend: s.b.cfg.Name, Op: "close", Err: context.DeadlineExceeded}
 	}
-}
-
-// result is one backend's answer in a round.
-type result[T any] struct {
-	session *session
-	value   T
-	err     error
-}
-
-// Who took a pending answer first: the round, or the round's end.
-const (
-	pending int32 = iota
-	answered
-	abandoned
-)
-
-// round calls fn for each session at the same time, on the sessions' workers, and
-// waits for all answers, for the timeout, or for the end of ctx. An answer that
-// comes too late is given to late, if that is not nil, on the worker.
-func round[T any](ctx context.Context, op string, sessions []*session, timeout time.Duration,
-	fn func(context.Context, int, *session) (T, error), late func(T)) []result[T] {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	results := make([]result[T], len(sessions))
-	values := make([]result[T], len(sessions)) // written by workers, read once answered
-	states := make([]atomic.Int32, len(sessions))
-	done := make(chan int, len(sessions))
-	for i, s := range sessions {
-		results[i].session = s
-		call := func() {
-			v, err := fn(ctx, i, s)
-			values[i] = result[T]{session: s, value: v, err: err}
-			if states[i].CompareAndSwap(pending, answered) {
-				done <- i
-			} else if err == nil && late != nil {
-				late(v)
-			}
-		}
-		select {
-		case s.calls <- call:
-		default: // its worker hangs
-			states[i].Store(answered)
-			values[i] = result[T]{session: s, err: fmt.Errorf("%d calls are waiting: %w", callBuffer, context.DeadlineExceeded)}
-			done <- i
-		}
-	}
-	for range sessions {
-		select {
-		case i := <-done:
-			results[i] = values[i]
-			continue
-		case <-ctx.Done():
-		}
-		break
-	}
-	for i, s := range sessions {
-		if states[i].CompareAndSwap(pending, abandoned) {
-			results[i].err = ctx.Err()
-		} else {
-			results[i] = values[i] // answered, perhaps in the very last moment
-		}
-		if err := results[i].err; err != nil {
-			results[i].err = &BackendError{Backend: s.b.cfg.Name, Op: op, Err: err}
-		}
-	}
-	return results
 }
 
 // setState applies event to b, and tells of it. The caller holds m.mu.

@@ -250,7 +250,7 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 	if err := t.chooseTID(ctx, &meta, view.last); err != nil {
 		return Vote{}, err
 	}
-	results := round(ctx, "vote", view.sessions, m.cfg.Timeouts.Vote,
+	results := round(ctx, m, "vote", view.sessions, m.cfg.Timeouts.Vote,
 		func(ctx context.Context, _ int, s *session) (voter, error) { return t.voteAt(ctx, s, meta) },
 		func(late voter) { late.txn.Abort(context.WithoutCancel(ctx)) })
 	voters, err := m.judge(ctx, &t.log, view.last, results)
@@ -301,7 +301,7 @@ func (m *Mirror) abortAll(ctx context.Context, voters []voter) {
 		sessions[i] = v.session
 	}
 	ctx = context.WithoutCancel(ctx)
-	for _, r := range round(ctx, "abort", sessions, m.cfg.Timeouts.Finish,
+	for _, r := range round(ctx, m, "abort", sessions, m.cfg.Timeouts.Finish,
 		func(ctx context.Context, i int, _ *session) (struct{}, error) {
 			return struct{}{}, voters[i].txn.Abort(ctx)
 		}, nil) {
@@ -376,7 +376,7 @@ func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
 	for i, v := range t.voters {
 		sessions[i] = v.session
 	}
-	results := round(ctx, "finish", sessions, m.cfg.Timeouts.Finish,
+	results := round(ctx, m, "finish", sessions, m.cfg.Timeouts.Finish,
 		func(ctx context.Context, i int, s *session) (TID, error) {
 			got, err := t.voters[i].txn.Finish(ctx)
 			if err == nil && got != tid {

@@ -26,6 +26,7 @@ type Mirror struct {
 	stop     context.CancelFunc
 	routines routines
 	watchers watchers
+	timers   sync.Pool // of *time.Timer, for rounds
 	events   eventQueue
 	backends []*backend // in configured order; the slice is immutable
 
@@ -34,8 +35,8 @@ type Mirror struct {
 	// what is visible. It guards the fields that follow.
 	commit     chan struct{}
 	record     Membership
-	unresolved error // why the tails must be compared before the next commit (rules C6, C9)
-	epochLost  bool  // a change of the record was not confirmed: the epoch must move (rule S1, F3)
+	unresolved error        // why the tails must be compared before the next commit (rules C6, C9)
+	epochLost  bool         // a change of the record was not confirmed: the epoch must move (rule S1, F3)
 	doubtful   map[TID]bool // transactions of ours whose finish was sent and not confirmed
 	started    bool
 

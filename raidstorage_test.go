@@ -85,7 +85,7 @@ func TestMirrorConforms(t *testing.T) {
 					}
 					return start(t, of(s))
 				},
-				Second: func(_ testing.TB, s raidstorage.Storage) raidstorage.Storage { return of(s).another() },
+				Second:       func(_ testing.TB, s raidstorage.Storage) raidstorage.Storage { return of(s).another() },
 				Capabilities: mirrorCapabilities,
 			})
 		})

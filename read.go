@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -139,7 +138,7 @@ func (m *Mirror) closing() bool { return m.ctx.Err() != nil }
 // call makes one call with the read deadline, and counts it. It is timed if the
 // policy wants to know, else now and then.
 func call[T any](ctx context.Context, m *Mirror, s *session, ask func(context.Context, *session) (T, error)) (T, error) {
-	rc := readContext{Context: ctx, timeout: m.cfg.Timeouts.Read}
+	rc := lazyContext{Context: ctx, timeout: m.cfg.Timeouts.Read}
 	n := s.b.loads.Add(1)
 	if m.cfg.ReadPolicy != LeastLatency && n%latencySample != 0 {
 		value, err := ask(&rc, s)
@@ -155,51 +154,6 @@ func call[T any](ctx context.Context, m *Mirror, s *session, ask func(context.Co
 	}
 	s.b.latency.Store(max(took, 1))
 	return value, err
-}
-
-// readContext is a context with a deadline that costs nothing unless someone waits
-// on it, which storages in memory and on disk never do.
-type readContext struct {
-	context.Context // the parent
-	timeout         time.Duration
-	real            atomic.Pointer[realContext]
-}
-
-type realContext struct {
-	context.Context
-	cancel context.CancelFunc
-}
-
-func (c *readContext) materialize() *realContext {
-	if r := c.real.Load(); r != nil {
-		return r
-	}
-	ctx, cancel := context.WithTimeout(c.Context, c.timeout)
-	if r := (&realContext{ctx, cancel}); c.real.CompareAndSwap(nil, r) {
-		return r
-	}
-	cancel()
-	return c.real.Load()
-}
-
-// Deadline implements context.Context.
-func (c *readContext) Deadline() (time.Time, bool) { return c.materialize().Deadline() }
-
-// Done implements context.Context.
-func (c *readContext) Done() <-chan struct{} { return c.materialize().Done() }
-
-// Err implements context.Context.
-func (c *readContext) Err() error {
-	if r := c.real.Load(); r != nil {
-		return r.Err()
-	}
-	return c.Context.Err()
-}
-
-func (c *readContext) end() {
-	if r := c.real.Load(); r != nil {
-		r.cancel()
-	}
 }
 
 // OpenBlob implements BlobLoader.

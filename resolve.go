@@ -141,7 +141,7 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 	}
 	late := func(t tail) { t.voter.txn.Abort(context.WithoutCancel(ctx)) }
 	for _, s := range sessions {
-		r := round(ctx, "lock", []*session{s}, m.cfg.Timeouts.Vote, lock, late)[0]
+		r := round(ctx, m, "lock", []*session{s}, m.cfg.Timeouts.Vote, lock, late)[0]
 		switch {
 		case r.err == nil:
 			tails = append(tails, r.value)

@@ -12,9 +12,9 @@ import (
 // storages can do is an optional interface (Undoer, Historian, Packer, BlobLoader,
 // Notifier, Truncater, Sizer, RecordIterator), found with Can.
 //
-// All methods may be called from any goroutine. A method that waits returns soon
-// after its context ends, with the context's error, and leaves no lock held and no
-// goroutine behind. After Close every method returns ErrClosed. A read-only
+// All methods may be called from any goroutine. A method whose context has ended
+// returns the context's error, soon, and leaves no lock held and no goroutine
+// behind; only Abort frees its lock all the same, and Finish is all or nothing. After Close every method returns ErrClosed. A read-only
 // storage returns *ReadOnlyError from NewOIDs and Begin. Any error that is not
 // one of the types that a method names (see Classify) is a failure of the storage
 // itself, such as an I/O error.
@@ -43,8 +43,8 @@ type Storage interface {
 	// others. meta.TID 0 lets the storage choose the tid when it votes, later than
 	// its last; another value is used as it is, which must be later than the
 	// storage's last tid when it votes (*TIDOrderError from Vote). *InvalidError
-	// when User or Description exceed MaxMetaBytes or the status is unknown. The
-	// storage keeps meta's slices until the transaction ends. (ZODB: tpc_begin.)
+	// when User, Description or Extension exceed MaxMetaBytes or the status is
+	// unknown. The storage keeps meta's slices until the transaction ends. (ZODB: tpc_begin.)
 	Begin(ctx context.Context, meta Meta) (Txn, error)
 
 	// Iterate yields the finished transactions with from ≤ tid ≤ through (both
@@ -61,8 +61,10 @@ type Storage interface {
 }
 
 // Txn is one transaction, owned by one caller: it is not safe for concurrent use.
-// Changes are collected without checks; Vote checks them all under the storage's
-// commit lock. For an oid that is changed more than once the last change counts.
+// Changes are collected; Vote checks them all under the storage's commit lock, in
+// the order in which they were staged. What is wrong whatever the storage holds
+// (*InvalidError), and what can be told at once, may be said by the staging method
+// already. For an oid that is changed more than once the last change counts.
 // The storage may keep the data slices for ever; the caller must not change them
 // any more. Undo and StoreBlob add what only some can do.
 //
@@ -72,8 +74,9 @@ type Storage interface {
 type Txn interface {
 	// Store stages a new revision of oid. serial is the revision that the caller
 	// read, 0 for a new object. If the object's current serial differs when the
-	// transaction votes, Vote returns *ConflictError; an oid unknown to the storage
-	// is stored whatever serial says. *InvalidError for data of length 0.
+	// transaction votes, Vote returns *ConflictError; the serial of a deleted object
+	// is that of its deletion. An oid unknown to the storage is stored whatever
+	// serial says. *InvalidError for data of length 0.
 	Store(ctx context.Context, oid OID, serial TID, data []byte) error
 
 	// Delete stages the deletion of oid (external garbage collection; older
@@ -89,8 +92,8 @@ type Txn interface {
 	// Restore stages a record exactly as Iterate of another storage yielded it,
 	// without conflict checks: recovery and conversion use it. record.TID must be
 	// the tid that Begin was given. Nil Data is a deletion or an undone creation.
-	// DataTID is a hint that is used only if that transaction is here and has the
-	// same data. A record with a blob brings it along. *InvalidError when the tids
+	// DataTID is kept, as a pointer to the earlier record, if that transaction is
+	// here and has the same data; else it is ignored and the data stored again. A record with a blob brings it along. *InvalidError when the tids
 	// differ, *UnsupportedError for a blob where the storage has no blobs.
 	Restore(ctx context.Context, record Record) error
 
@@ -198,7 +201,9 @@ type Undoer interface {
 // UndoTxn is a Txn of an Undoer.
 type UndoTxn interface {
 	Txn
-	// Undo stages the state before transaction tid of all objects that it changed.
+	// Undo stages the state before transaction tid, blobs included, of all objects
+	// that it changed. Several transactions are undone in one by calls for the newest
+	// first.
 	// Vote returns *UndoError if one of them was changed since, to something else,
 	// or if tid is not undoable. (ZODB: undo.)
 	Undo(ctx context.Context, tid TID) error
