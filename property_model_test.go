@@ -59,6 +59,7 @@ type propModel struct {
 	// handed out.
 	greatest raidstorage.TID
 	given    map[raidstorage.OID]bool
+	handed   []raidstorage.OID
 }
 
 func newPropModel() *propModel {

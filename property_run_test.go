@@ -60,8 +60,10 @@ type propRun struct {
 	later   sync.WaitGroup
 	news    propNews
 
-	trace []string
 	err   error
+
+	traceMu sync.Mutex // guards trace, which a watchdog may read
+	trace   []string
 }
 
 // propNews collects what subscribers are told, of one mirror.
@@ -110,7 +112,15 @@ func newPropRun(seed uint64, lies propLies) *propRun {
 }
 
 func (r *propRun) note(format string, args ...any) {
+	r.traceMu.Lock()
+	defer r.traceMu.Unlock()
 	r.trace = append(r.trace, fmt.Sprintf(format, args...))
+}
+
+func (r *propRun) soFar() []string {
+	r.traceMu.Lock()
+	defer r.traceMu.Unlock()
+	return slices.Clone(r.trace)
 }
 
 // failf records the first thing that is wrong.
