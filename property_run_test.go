@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -38,6 +39,7 @@ type propLies struct {
 	mirror   func(propMirror) propMirror
 	register func(raidstorage.Register) raidstorage.Register
 	backend  func(raidstorage.Storage) raidstorage.Storage
+	logs     bool // no lie: the mirror's log goes into the trace
 }
 
 // propRun carries out one history. It belongs to one goroutine.
@@ -60,7 +62,7 @@ type propRun struct {
 	later   sync.WaitGroup
 	news    propNews
 
-	err   error
+	err error
 
 	traceMu sync.Mutex // guards trace, which a watchdog may read
 	trace   []string
@@ -111,6 +113,12 @@ func newPropRun(seed uint64, lies propLies) *propRun {
 	return r
 }
 
+// Write makes the mirror's log a part of the trace.
+func (r *propRun) Write(line []byte) (int, error) {
+	r.note("      | %s", strings.TrimSpace(string(line)))
+	return len(line), nil
+}
+
 func (r *propRun) note(format string, args ...any) {
 	r.traceMu.Lock()
 	defer r.traceMu.Unlock()
@@ -139,6 +147,15 @@ func (r *propRun) start() bool {
 	cfg.Membership = propLink{r.reg, g}
 	if r.lies.register != nil {
 		cfg.Membership = r.lies.register(cfg.Membership)
+	}
+	if r.lies.logs {
+		cfg.Logger = slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug,
+			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+				if a.Key == slog.TimeKey {
+					return slog.String("at", a.Value.Time().Format("04:05.000"))
+				}
+				return a
+			}}))
 	}
 	reachable := 0
 	for _, d := range r.disks {

@@ -31,6 +31,9 @@ const propDefault = 500
 // propPatience is how long a history, of some milliseconds, may take.
 const propPatience = 5 * time.Second
 
+// propHead is the beginning of a trace that may be very long.
+func propHead(trace []string) []string { return trace[:min(len(trace), 300)] }
+
 func propEnv(t *testing.T, name string) (uint64, bool) {
 	s := os.Getenv(name)
 	if s == "" {
@@ -63,7 +66,7 @@ func propPlay(t *testing.T, seed uint64, steps []propStep, lies propLies) (trace
 	}()
 	// Fake time stands still in a history that loops or waits for a mutex.
 	dog := time.AfterFunc(propPatience, func() {
-		panic(fmt.Sprintf("RAIDSTORAGE_SEED=%d hangs after\n%s", seed, strings.Join(r.soFar(), "\n")))
+		panic(fmt.Sprintf("RAIDSTORAGE_SEED=%d hangs after\n%s", seed, strings.Join(propHead(r.soFar()), "\n")))
 	})
 	defer dog.Stop()
 	synctest.Test(t, func(*testing.T) { r.play(steps) })
@@ -90,7 +93,7 @@ func propReport(t *testing.T, seed uint64, trace []string, err error) {
 	t.Helper()
 	steps := propShrink(t, seed, propPlan(seed), 400)
 	for range 20 {
-		if shorter, e := propPlay(t, seed, steps, propLies{}); e != nil {
+		if shorter, e := propPlay(t, seed, steps, propLies{logs: true}); e != nil {
 			trace, err = shorter, e
 			break
 		}
@@ -102,7 +105,7 @@ func propReport(t *testing.T, seed uint64, trace []string, err error) {
 func TestPropertyHistories(t *testing.T) {
 	t.Parallel()
 	if seed, ok := propEnv(t, "RAIDSTORAGE_SEED"); ok {
-		trace, err := propPlay(t, seed, propPlan(seed), propLies{})
+		trace, err := propPlay(t, seed, propPlan(seed), propLies{logs: true})
 		if err != nil {
 			propReport(t, seed, trace, err)
 		}
