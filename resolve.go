@@ -355,7 +355,33 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 	if err != nil {
 		return fmt.Errorf("membership record: %w", err)
 	}
-	return m.setRecord(ctx, record.next(m.now(), reason))
+	if err := m.setRecord(ctx, record.next(m.now(), reason)); err != nil {
+		return err
+	}
+	m.adopt(reason)
+	return nil
+}
+
+// adopt makes the states agree with a record that was read: a change whose answer
+// was lost may have taken backends out.
+func (m *Mirror) adopt(reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range m.backends {
+		if slices.Contains(m.record.InSync, b.cfg.Name) || b.state != StateInSync && b.state != StateSuspect {
+			continue
+		}
+		if b.session != nil {
+			b.session.dead.Store(true)
+		}
+		event := eventDropped
+		if slices.Contains(m.record.Disabled, b.cfg.Name) {
+			event = eventDisabled
+		}
+		m.setStateLocked(b, event, cmpOr(b.reason, reason))
+		b.wake()
+	}
+	m.publishLocked(m.view.Load().last)
 }
 
 // setRecord stores next and relies on it only when that is certain.
