@@ -157,10 +157,38 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 	if err != nil {
 		return from, err
 	}
+	hidden, err := unacknowledged(ctx, s, v.last, from)
+	if err != nil {
+		return from, err
+	}
 	next = from
+	// show yields what an unacknowledged transaction deletes, up to oid.
+	show := func(through OID) (more bool, err error) {
+		for len(hidden) > 0 && hidden[0] <= through {
+			oid := hidden[0]
+			hidden = hidden[1:]
+			rev, err := m.LoadBefore(ctx, oid, v.last+1)
+			if isA[*NotFoundError](err) {
+				continue
+			}
+			if err != nil || !yield(Record{OID: oid, TID: rev.Serial, Data: rev.Data}, nil) {
+				return false, err
+			}
+			next = oid + 1
+		}
+		return true, nil
+	}
 	for r, err := range ri.CurrentRecords(ctx, from) {
 		if err != nil {
 			return next, &iterationError{s, err}
+		}
+		if len(hidden) > 0 {
+			if more, err := show(r.OID - 1); !more {
+				return next, err
+			}
+			if len(hidden) > 0 && hidden[0] == r.OID {
+				hidden = hidden[1:]
+			}
 		}
 		if r.TID > v.last { // not acknowledged, or later than the snapshot
 			rev, err := m.LoadBefore(ctx, r.OID, v.last+1)
@@ -177,5 +205,27 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 		}
 		next = r.OID + 1
 	}
-	return next, nil
+	_, err = show(1<<64 - 1)
+	return next, err
+}
+
+// unacknowledged lists the oids, from a given one on, in transactions that s holds
+// and that are not visible yet, in ascending order.
+func unacknowledged(ctx context.Context, s *session, last TID, from OID) ([]OID, error) {
+	var oids []OID
+	for txn, err := range s.storage.Iterate(ctx, last+1, MaxTID) {
+		if err != nil {
+			return nil, &iterationError{s, err}
+		}
+		for r, err := range txn.Records {
+			if err != nil {
+				return nil, &iterationError{s, err}
+			}
+			if r.OID >= from {
+				oids = append(oids, r.OID)
+			}
+		}
+	}
+	slices.Sort(oids)
+	return slices.Compact(oids), nil
 }
