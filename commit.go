@@ -25,6 +25,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"github.com/hashicorp/go-multierror"
@@ -337,8 +338,12 @@ func (t *mirrorTxn) Finish(ctx context.Context) (TID, error) {
 		return 0, &TxnStateError{Op: "finish", State: txnStateNames[t.state.Load()]}
 	}
 	done := make(chan error, 1)
+	var told atomic.Bool // the caller has its answer, or takes the one in done
 	run := func() {
 		err := t.m.finish(context.WithoutCancel(ctx), t)
+		if !told.CompareAndSwap(false, true) && err == nil {
+			t.m.notify(t.invalidation()) // the caller was told that the outcome is unknown
+		}
 		t.m.unlockCommit()
 		t.log.close()
 		done <- err
@@ -348,15 +353,31 @@ func (t *mirrorTxn) Finish(ctx context.Context) (TID, error) {
 	} else if !t.m.run(run) {
 		run()
 	}
+	var err error
 	select {
-	case err := <-done:
-		if err != nil {
-			return 0, err
-		}
-		return t.meta.TID, nil
+	case err = <-done:
 	case <-ctx.Done():
-		return 0, &OutcomeUnknownError{TID: t.meta.TID, Err: ctx.Err()}
+		if told.CompareAndSwap(false, true) {
+			return 0, &OutcomeUnknownError{TID: t.meta.TID, Err: ctx.Err()}
+		}
+		err = <-done // it comes at this moment
 	}
+	if err != nil {
+		return 0, err
+	}
+	return t.meta.TID, nil
+}
+
+// invalidation tells what the transaction, which has voted, changes.
+func (t *mirrorTxn) invalidation() Invalidation {
+	oids := slices.Clone(t.voters[0].vote.Changed)
+	for _, o := range t.log.ops {
+		if o.kind != opCheck && o.kind != opUndo {
+			oids = append(oids, o.oid)
+		}
+	}
+	slices.Sort(oids)
+	return Invalidation{TID: t.meta.TID, OIDs: slices.Compact(oids)}
 }
 
 // endVoted aborts a voted transaction whose owner did not end it before Close.
