@@ -172,7 +172,9 @@ func (m *Mirror) fault(s *session, reason error) {
 	if s.b.session != s || !s.dead.CompareAndSwap(false, true) {
 		return // an old session, or known already
 	}
-	m.setStateLocked(s.b, eventFault, reason.Error())
+	if !m.setStateLocked(s.b, eventFault, reason.Error()) {
+		return // its supervisor is at it, and waits between its attempts
+	}
 	m.publishLocked(m.view.Load().last)
 	s.b.wake()
 }

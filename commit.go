@@ -455,7 +455,9 @@ func (m *Mirror) doubt(tid TID, reason error) {
 // inDoubtFor notes that resolve has to look before anything is committed.
 func (m *Mirror) inDoubtFor(reason error) {
 	m.unresolved = reason
-	m.inDoubt.Store(true)
+	if m.inDoubt.Swap(true) {
+		return // they know, and wait between their attempts
+	}
 	for _, b := range m.backends {
 		b.wake() // a supervisor resolves it even if nobody commits
 	}
