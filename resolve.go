@@ -349,17 +349,26 @@ func (m *Mirror) reasons(backends []*backend) error {
 // moveEpoch reads the record and writes it again with the next epoch, so that a
 // change whose answer was lost, or that a dead predecessor sent, cannot come later.
 func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Register)
-	defer cancel()
-	record, err := m.register.Load(ctx)
+	record, err := m.loadRecord(ctx)
 	if err != nil {
-		return fmt.Errorf("membership record: %w", err)
+		return err
 	}
 	if err := m.setRecord(ctx, record.next(m.now(), reason)); err != nil {
 		return err
 	}
 	m.adopt(reason)
 	return nil
+}
+
+// loadRecord reads the record, within the register's deadline.
+func (m *Mirror) loadRecord(ctx context.Context) (Membership, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Register)
+	defer cancel()
+	record, err := m.register.Load(ctx)
+	if err != nil {
+		return Membership{}, fmt.Errorf("membership record: %w", err)
+	}
+	return record, nil
 }
 
 // adopt makes the states agree with a record that was read: a change whose answer

@@ -43,9 +43,9 @@ func (m *Mirror) start(ctx context.Context) error {
 		return err
 	}
 	defer m.unlockCommit()
-	record, err := m.register.Load(ctx)
+	record, err := m.loadRecord(ctx)
 	if err != nil {
-		return fmt.Errorf("membership record: %w", err)
+		return err
 	}
 	m.record = record
 	from, err := m.reserve(ctx, Marks{}, Marks{})
