@@ -78,6 +78,7 @@ func (m *Mirror) Begin(ctx context.Context, meta Meta) (Txn, error) {
 	}
 	t := &mirrorTxn{m: m, meta: meta, explicit: meta.TID != 0}
 	t.log.dir, t.log.limit = m.cfg.TempDir, m.cfg.SpoolBytes
+	t.log.users.Store(1)
 	return t, nil
 }
 
@@ -178,7 +179,6 @@ func (t *mirrorTxn) Undo(ctx context.Context, tid TID) error {
 	if err := supports[Undoer](t.m); err != nil {
 		return err
 	}
-	t.log.undos = true
 	return t.log.add(op{kind: opUndo, serial: tid})
 }
 
@@ -211,7 +211,7 @@ func (t *mirrorTxn) Vote(ctx context.Context) (Vote, error) {
 // end forgets the transaction; its locks are free already.
 func (t *mirrorTxn) end() {
 	t.state.Store(txnEnded)
-	t.log.close()
+	t.log.release()
 }
 
 // vote tries until the backends agree. The commit slot is held.
@@ -277,6 +277,10 @@ func (t *mirrorTxn) chooseTID(ctx context.Context, meta *Meta, last TID) error {
 
 // voteAt runs the whole transaction up to its vote at one backend, on its worker.
 func (t *mirrorTxn) voteAt(ctx context.Context, s *session, meta Meta) (voter, error) {
+	if !t.log.acquire() {
+		return voter{}, context.Canceled // the transaction ended while this call waited
+	}
+	defer t.log.release()
 	txn, err := s.storage.Begin(ctx, meta)
 	if err != nil {
 		return voter{}, err
@@ -318,9 +322,9 @@ func (t *mirrorTxn) Abort(ctx context.Context) error {
 	case t.state.CompareAndSwap(txnVoted, txnEnded):
 		t.m.abortAll(ctx, t.voters)
 		t.m.unlockCommit()
-		t.log.close()
+		t.log.release()
 	case t.state.CompareAndSwap(txnOpen, txnEnded):
-		t.log.close()
+		t.log.release()
 	}
 	return nil
 }
@@ -345,7 +349,7 @@ func (t *mirrorTxn) Finish(ctx context.Context) (TID, error) {
 			t.m.notify(t.invalidation()) // the caller was told that the outcome is unknown
 		}
 		t.m.unlockCommit()
-		t.log.close()
+		t.log.release()
 		done <- err
 	}
 	if ctx.Done() == nil {

@@ -98,10 +98,11 @@ type common struct {
 	missing int64 // transactions of the source after last, as far as they were looked at
 }
 
-// firstWindow and windowGrowth shape the search for the last common transaction:
-// a minute, then ever greater spans back from the target's end.
+// firstWindow and windowGrowth shape the search for the last common transaction
+// where the target's last one is not it: a second, then ever greater spans back
+// from the target's end.
 const (
-	firstWindow  = TID(1) << 32
+	firstWindow  = TID(1<<32) / 60
 	windowGrowth = 8
 )
 
@@ -115,12 +116,12 @@ func lastCommon(ctx context.Context, target, source Storage, through TID, full b
 	if err != nil {
 		return common{}, err
 	}
-	for span := firstWindow; ; span *= windowGrowth {
+	for span := TID(0); ; span = max(firstWindow, span*windowGrowth) {
 		from := TID(1)
 		if !full && span < end {
 			from = end - span
 		}
-		c, found, err := compareFrom(ctx, target, source, from, max(end, through))
+		c, found, err := compareFrom(ctx, target, source, from, through)
 		if err != nil || found || from <= 1 {
 			return c, err
 		}
@@ -131,9 +132,10 @@ func lastCommon(ctx context.Context, target, source Storage, through TID, full b
 }
 
 // compareFrom walks both logs from a tid on, side by side, until they part. found
-// tells whether a common transaction was met, or both logs begin there.
+// tells whether a common transaction was met. Source transactions after through
+// are not acknowledged and do not count.
 func compareFrom(ctx context.Context, target, source Storage, from, through TID) (c common, found bool, err error) {
-	targets, stopTargets := pull(ctx, target, from, through)
+	targets, stopTargets := pull(ctx, target, from, MaxTID)
 	defer stopTargets()
 	sources, stopSources := pull(ctx, source, from, through)
 	defer stopSources()

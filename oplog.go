@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 )
 
 // opKind is one of Txn's staging methods.
@@ -45,7 +46,9 @@ type opLog struct {
 	end    int64
 	maxOID OID
 	blobs  bool
-	undos  bool
+	// users counts the transaction and the workers that replay it: one that hangs
+	// may come back when the transaction has long ended.
+	users atomic.Int32
 }
 
 func (l *opLog) add(o op) error {
@@ -134,11 +137,23 @@ func (o *op) storeBlob(ctx context.Context, txn Txn, data []byte) error {
 	return errors.Join(StoreBlob(ctx, txn, o.oid, o.serial, data, r), r.Close())
 }
 
-// close removes the temporary files.
-func (l *opLog) close() {
+// acquire keeps the temporary files for a replay; false: they are gone.
+func (l *opLog) acquire() bool {
+	for {
+		n := l.users.Load()
+		if n == 0 || l.users.CompareAndSwap(n, n+1) {
+			return n > 0
+		}
+	}
+}
+
+// release removes the temporary files when nobody uses them any more.
+func (l *opLog) release() {
+	if l.users.Add(-1) > 0 {
+		return
+	}
 	if l.file != nil {
 		l.file.Close()
-		l.file = nil
 	}
 	if l.blobs {
 		for _, o := range l.ops {
@@ -147,7 +162,6 @@ func (l *opLog) close() {
 			}
 		}
 	}
-	l.ops = nil
 }
 
 // blobSpool holds a blob in a temporary file, to be read several times at once.

@@ -26,6 +26,7 @@ type world struct {
 	mu     sync.Mutex // guards the fields below
 	opened map[string]*storagetest.FaultyStorage
 	down   map[string]bool // who cannot be opened
+	onOpen func(name string, f *storagetest.FaultyStorage)
 }
 
 // errDown is what opening a backend returns that is down.
@@ -54,12 +55,18 @@ func newWorld(t *testing.T, n int) *world {
 func (w *world) opener(i int) func(context.Context) (raidstorage.Storage, error) {
 	return func(context.Context) (raidstorage.Storage, error) {
 		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.down[name(i)] {
-			return nil, errDown
-		}
+		down, onOpen := w.down[name(i)], w.onOpen
 		f := storagetest.Faulty(w.mem.stores[i].Another(name(i)))
-		w.opened[name(i)] = f
+		if !down {
+			w.opened[name(i)] = f
+		}
+		w.mu.Unlock()
+		if down {
+			return nil, errors.Join(errDown, f.Close())
+		}
+		if onOpen != nil {
+			onOpen(name(i), f)
+		}
 		return f, nil
 	}
 }
