@@ -41,6 +41,7 @@ type backend struct {
 type session struct {
 	b       *backend
 	storage Storage
+	timely  Storage  // the same with a deadline for each step, for what is not a client's read
 	calls   chan job // what the worker goroutine makes, one after the other
 	quit    chan struct{}
 	idle    chan struct{} // closed when the worker has ended
@@ -54,7 +55,7 @@ const callBuffer = 8
 
 func (m *Mirror) newSession(b *backend, storage Storage) *session {
 	s := &session{
-		b: b, storage: storage,
+		b: b, storage: storage, timely: timely{storage, m.cfg.Timeouts.Read},
 		calls: make(chan job, callBuffer),
 		quit:  make(chan struct{}),
 		idle:  make(chan struct{}),

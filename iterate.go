@@ -47,7 +47,7 @@ func (m *Mirror) iterateOne(ctx context.Context, v *view, from, through TID, yie
 	}
 	s := v.sessions[m.first(v)]
 	next = from
-	for txn, err := range s.storage.Iterate(ctx, from, through) {
+	for txn, err := range s.timely.Iterate(ctx, from, through) {
 		if err != nil {
 			return next, &iterationError{s, err}
 		}
@@ -178,7 +178,9 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 		}
 		return true, nil
 	}
-	for r, err := range ri.CurrentRecords(ctx, from) {
+	for r, err := range stepwise(ctx, m.cfg.Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
+		return ri.CurrentRecords(ctx, from)
+	}) {
 		if err != nil {
 			return next, &iterationError{s, err}
 		}
@@ -213,7 +215,7 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 // and that are not visible yet, in ascending order.
 func unacknowledged(ctx context.Context, s *session, last TID, from OID) ([]OID, error) {
 	var oids []OID
-	for txn, err := range s.storage.Iterate(ctx, last+1, MaxTID) {
+	for txn, err := range s.timely.Iterate(ctx, last+1, MaxTID) {
 		if err != nil {
 			return nil, &iterationError{s, err}
 		}

@@ -218,8 +218,8 @@ func (r *recovery) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	target := r.target.storage
-	c, err := lastCommon(ctx, target, source.storage, r.m.view.Load().last, r.opts.Full)
+	target := r.target.timely
+	c, err := lastCommon(ctx, target, source.timely, r.m.view.Load().last, r.opts.Full)
 	if err != nil {
 		return fmt.Errorf("compare with %s: %w", source.b.cfg.Name, err)
 	}
@@ -247,12 +247,15 @@ func (r *recovery) rollback(ctx context.Context, c common) (common, error) {
 		diverged.Hint = "recover it with rollback to cut those transactions off"
 		return c, diverged
 	}
-	end, err := r.target.storage.LastTID(ctx)
+	end, err := r.target.timely.LastTID(ctx)
 	if err != nil {
 		return c, err
 	}
 	r.m.cfg.Logger.Warn("cutting off transactions", "backend", r.b.cfg.Name, "after", c.last, "first", c.first, "last", end, "count", c.extra)
-	return c, truncater.TruncateAfter(ctx, c.last, end)
+	_, err = within(ctx, r.m.cfg.Timeouts.Vote, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, truncater.TruncateAfter(ctx, c.last, end)
+	})
+	return c, err
 }
 
 // countFor bounds the time spent on finding out how much there is to do.
@@ -267,7 +270,7 @@ func (r *recovery) count(ctx context.Context, through TID) {
 	ctx, cancel := context.WithTimeout(ctx, countFor)
 	defer cancel()
 	var transactions, bytes int64
-	for txn, err := range source.storage.Iterate(ctx, r.last+1, through) {
+	for txn, err := range source.timely.Iterate(ctx, r.last+1, through) {
 		if err != nil || ctx.Err() != nil {
 			transactions, bytes = -1, -1
 			break
@@ -314,7 +317,7 @@ func (r *recovery) copyThrough(ctx context.Context, through TID, each time.Durat
 
 func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, each time.Duration, n *int) error {
 	var bytes int64
-	for txn, err := range source.storage.Iterate(ctx, r.last+1, through) {
+	for txn, err := range source.timely.Iterate(ctx, r.last+1, through) {
 		if err != nil {
 			return &iterationError{source, err}
 		}
@@ -416,7 +419,7 @@ func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 		return false, err
 	}
 	left := 0
-	for _, err := range source.storage.Iterate(ctx, r.last+1, last) {
+	for _, err := range source.timely.Iterate(ctx, r.last+1, last) {
 		if err != nil {
 			return false, fmt.Errorf("read %s: %w", source.b.cfg.Name, err)
 		}
@@ -436,7 +439,7 @@ func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 
 // sameEnd compares the ends by identity (R5), under the target's lock.
 func (r *recovery) sameEnd(ctx context.Context, source *session, last TID) error {
-	want, _, err := digestAt(ctx, source.storage, last)
+	want, _, err := digestAt(ctx, source.timely, last)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", source.b.cfg.Name, err)
 	}
@@ -450,7 +453,7 @@ func (r *recovery) sameEnd(ctx context.Context, source *session, last TID) error
 	if len(failed) > 0 || len(tails) == 0 {
 		return fmt.Errorf("the target does not answer")
 	}
-	oids, err := r.target.storage.NewOIDs(ctx, 1)
+	oids, err := r.target.timely.NewOIDs(ctx, 1)
 	if err != nil {
 		return err
 	}

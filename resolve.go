@@ -224,7 +224,7 @@ func (m *Mirror) missing(ctx context.Context, short, keep tail) (int, error) {
 	if short.last >= keep.last {
 		return 0, fmt.Errorf("its last transaction is %v, that of the others %v", short.last, keep.last)
 	}
-	d, ok, err := digestAt(ctx, keep.voter.session.storage, short.last)
+	d, ok, err := digestAt(ctx, keep.voter.session.timely, short.last)
 	if err != nil {
 		return 0, err
 	}
@@ -232,7 +232,7 @@ func (m *Mirror) missing(ctx context.Context, short, keep tail) (int, error) {
 		return 0, fmt.Errorf("its last transaction %v differs from the others' log", short.last)
 	}
 	n := 0
-	for _, err := range keep.voter.session.storage.Iterate(ctx, short.last+1, keep.last) {
+	for _, err := range keep.voter.session.timely.Iterate(ctx, short.last+1, keep.last) {
 		if n++; err != nil || n > 1 {
 			return n, err
 		}
@@ -246,7 +246,7 @@ func (m *Mirror) rollForward(ctx context.Context, tails, behind []tail) error {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Vote)
 	defer cancel()
 	for _, t := range behind {
-		for txn, err := range keep.voter.session.storage.Iterate(ctx, t.last+1, keep.last) {
+		for txn, err := range keep.voter.session.timely.Iterate(ctx, t.last+1, keep.last) {
 			if err != nil {
 				m.fault(keep.voter.session, err)
 				return err
@@ -271,7 +271,7 @@ func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 		return err
 	}
 	for _, t := range tails {
-		oids, err := t.voter.session.storage.NewOIDs(ctx, 1)
+		oids, err := t.voter.session.timely.NewOIDs(ctx, 1)
 		if err != nil {
 			m.fault(t.voter.session, err)
 			return err
@@ -281,7 +281,7 @@ func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 	if err := m.tids.claim(ctx, last); err != nil {
 		return err
 	}
-	news, err := m.newsSince(ctx, tails[0].voter.session.storage, last)
+	news, err := m.newsSince(ctx, tails[0].voter.session.timely, last)
 	if err != nil {
 		return err
 	}

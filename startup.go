@@ -142,7 +142,7 @@ func (m *Mirror) startError(ctx context.Context, cause error) error {
 			e.Backends[b.cfg.Name] = fmt.Sprintf("not in sync since before epoch %d, and failed: %s", m.record.Epoch, reason)
 		default:
 			ends := "its log cannot be read"
-			if last, err := s.storage.LastTID(ctx); err == nil {
+			if last, err := s.timely.LastTID(ctx); err == nil {
 				ends = fmt.Sprintf("its log ends at %v", last)
 			}
 			e.Backends[b.cfg.Name] = fmt.Sprintf("reachable, but not in sync: %s and may lack acknowledged transactions (record: %s)",
@@ -206,7 +206,7 @@ func (m *Mirror) newest(ctx context.Context) (*session, error) {
 		if m.notForced(b) || b.session == nil {
 			continue
 		}
-		last, err := b.session.storage.LastTID(ctx)
+		last, err := b.session.timely.LastTID(ctx)
 		if err != nil {
 			return nil, &BackendError{Backend: b.cfg.Name, Op: "last tid", Err: err}
 		}
@@ -224,11 +224,11 @@ func (m *Mirror) equalToSource(ctx context.Context, s, source *session) (bool, e
 	if s == source {
 		return true, nil
 	}
-	end, err := source.storage.LastTID(ctx)
+	end, err := source.timely.LastTID(ctx)
 	if err != nil {
 		return false, &BackendError{Backend: source.b.cfg.Name, Op: "last tid", Err: err}
 	}
-	c, err := lastCommon(ctx, s.storage, source.storage, end, false)
+	c, err := lastCommon(ctx, s.timely, source.timely, end, false)
 	if err != nil {
 		return false, &BackendError{Backend: s.b.cfg.Name, Op: "compare", Err: err}
 	}
