@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -88,10 +87,10 @@ func (s *Storage) openFile(ctx context.Context, opts Options, wrap func(file) fi
 	if err != nil {
 		return err
 	}
-	if size := info.Size(); size < magicLen {
-		return s.begin(size)
+	if size := info.Size(); size > magicLen {
+		return s.load(ctx, size)
 	}
-	return s.load(ctx, info.Size())
+	return s.begin(info.Size())
 }
 
 func (s *Storage) attach(f file) {
@@ -99,15 +98,20 @@ func (s *Storage) attach(f file) {
 	s.writer = newVector(f)
 }
 
-// begin makes a file of less than magicLen bytes an empty storage. Such a file is
-// new, or its creator stopped at once.
+// begin makes a file of at most magicLen bytes an empty storage. Such a file is
+// empty, or new, and then some of its bytes may never have reached the disk.
 func (s *Storage) begin(size int64) error {
 	b := make([]byte, size)
 	if err := readFull(s.f, b, 0); err != nil {
 		return s.ioError("open", err)
 	}
-	if !strings.HasPrefix(magic, string(b)) {
-		return s.corrupt(&flaw{reason: "it is not a FileStorage"})
+	if string(b) == magic || string(b) == magicPython2 {
+		return nil
+	}
+	for i, c := range b {
+		if c != 0 && c != magic[i] {
+			return s.corrupt(&flaw{reason: "it is not a FileStorage"})
+		}
 	}
 	if s.readOnly {
 		return nil
