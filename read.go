@@ -188,6 +188,9 @@ func (m *Mirror) History(ctx context.Context, oid OID, limit int) ([]TxnInfo, er
 		return h.History(ctx, oid, limit+1) // one may not be acknowledged yet
 	})
 	infos = slices.DeleteFunc(infos, func(i TxnInfo) bool { return i.TID > v.last })
+	if err == nil && len(infos) == 0 && limit > 0 { // it is known from a transaction that is not acknowledged
+		err = &NotFoundError{OID: oid}
+	}
 	return infos[:min(len(infos), max(limit, 0))], err
 }
 

@@ -475,6 +475,9 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	if state != StateRecovering {
 		return fmt.Errorf("the backend is %v", state) // an operator disabled it meanwhile
 	}
+	if r.target.dead.Load() {
+		return fmt.Errorf("the backend failed meanwhile") // as it freed its commit lock
+	}
 	if err := m.setRecord(ctx, next); err != nil {
 		return err
 	}
