@@ -73,13 +73,13 @@ func (g *propGen) open(ctx context.Context, d *propDisk) (raidstorage.Storage, e
 			return nil, errPropDead
 		}
 	}
-	f := storagetest.Faulty(store.Another(d.name))
-	f.Inject(faults...)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.dead {
-		return nil, errors.Join(errPropDead, f.Close())
+		return nil, errPropDead
 	}
+	f := storagetest.Faulty(store.Another(d.name))
+	f.Inject(faults...)
 	g.handles[d] = append(g.handles[d], f)
 	return f, nil
 }
@@ -132,6 +132,7 @@ func (g *propGen) kill() {
 	}
 	g.mu.Unlock()
 	for _, f := range all {
+		f.Clear() // a dead process waits for nothing
 		f.CutOff()
 	}
 	for _, f := range all {

@@ -108,6 +108,10 @@ func (r *propRun) fault(rng *rand.Rand) {
 		storagetest.CallLastTID, storagetest.CallLoad}, f.Call):
 		// Nothing protects against a log that is read wrongly while it is copied.
 		f.Kind = storagetest.Fail
+	case f.Kind == storagetest.HangHard && f.Call != storagetest.CallClose:
+		// The contract wants calls to obey their contexts; where the mirror does more
+		// (in the rounds of a commit), finishSlowly and the scenarios look.
+		f.Kind = storagetest.Hang
 	case f.Kind == storagetest.Observe:
 		f.Delay = time.Duration(rng.IntN(2500)) * time.Millisecond
 	}
@@ -411,8 +415,10 @@ func (r *propRun) endAll() {
 	if r.m != nil {
 		r.crash()
 	}
-	for _, d := range r.disks {
-		r.gen.heal(d)
+	for _, g := range r.gens {
+		for _, d := range r.disks {
+			g.heal(d)
+		}
 	}
 	r.later.Wait()
 }

@@ -51,6 +51,7 @@ type propRun struct {
 	lies  propLies
 
 	gen  *propGen
+	gens []*propGen
 	m    propMirror // nil while no mirror runs
 	calm bool       // nothing was made to fail since all was well
 	// tainted says that a load may have been answered with flipped bits, which
@@ -168,7 +169,7 @@ func (r *propRun) start() bool {
 				return s, err
 			}})
 	}
-	record, settled := r.reg.record(), !r.reg.waiting()
+	record, settled, clean := r.reg.record(), !r.reg.waiting(), r.clean()
 	need := r.cfg.StartQuorum
 	for _, d := range r.disks {
 		if !d.down && (record.Epoch == 0 || slices.Contains(record.InSync, d.name)) {
@@ -178,15 +179,15 @@ func (r *propRun) start() bool {
 	if record.Epoch == 0 {
 		need = len(r.disks)
 	}
-	r.gen = g
+	r.gen, r.gens = g, append(r.gens, g)
 	m, err := raidstorage.Open(context.Background(), cfg)
 	r.note("open: %d of the needed %d reachable: %v", reachable, need, propShort(err))
 	switch {
 	case err == nil && settled && reachable < need:
 		r.failf("the mirror starts with %d backends of the record %v, and needs %d", reachable, record.InSync, need)
-	case err != nil && r.clean() && reachable >= need:
+	case err != nil && clean && reachable >= need:
 		r.failf("the mirror does not start although %d backends of the record %v are there: %w", reachable, record.InSync, err)
-	case err != nil && r.clean():
+	case err != nil && clean:
 		if _, ok := errors.AsType[*raidstorage.StartError](err); !ok {
 			r.failf("the mirror does not start, but not with a StartError: %w", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -62,6 +63,9 @@ func propPlay(t *testing.T, seed uint64, steps []propStep, lies propLies) (trace
 	defer func() {
 		if p := recover(); p != nil { // the bubble found goroutines that wait for ever
 			trace, err = r.soFar(), fmt.Errorf("%v", p)
+			if lies.logs {
+				trace = append(trace, propStacks())
+			}
 		}
 	}()
 	// Fake time stands still in a history that loops or waits for a mutex.
@@ -71,6 +75,29 @@ func propPlay(t *testing.T, seed uint64, steps []propStep, lies propLies) (trace
 	defer dog.Stop()
 	synctest.Test(t, func(*testing.T) { r.play(steps) })
 	return r.soFar(), r.err
+}
+
+// propStacks returns the stacks of the youngest bubble.
+func propStacks() string {
+	buf := make([]byte, 1<<22)
+	all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+	bubble := regexp.MustCompile(`synctest bubble (\d+)`)
+	youngest, kept := 0, []string(nil)
+	for _, stack := range all {
+		found := bubble.FindStringSubmatch(stack)
+		if found == nil || !strings.Contains(stack, "(durable)") {
+			continue
+		}
+		n, err := strconv.Atoi(found[1])
+		if err != nil || n < youngest {
+			continue
+		}
+		if n > youngest {
+			youngest, kept = n, nil
+		}
+		kept = append(kept, stack)
+	}
+	return strings.Join(kept, "\n\n")
 }
 
 // propShrink leaves out steps of a failing history as long as it still fails.
