@@ -59,6 +59,9 @@ func (f *FailingFile) fails() bool {
 	return n == f.At || n > f.At && !f.Once
 }
 
+// FailNext makes the next call fail.
+func (f *FailingFile) FailNext() { f.At = f.calls.Load() }
+
 // Fired tells whether a call has failed.
 func (f *FailingFile) Fired() bool { return f.calls.Load() > f.At }
 

@@ -55,8 +55,7 @@ func TestIndexEndsOfAllWidths(t *testing.T) {
 	}
 }
 
-// The index in memory against a map, by way of a storage of one-record
-// transactions.
+// The index in memory against a map.
 func TestIndexAgreesWithAMap(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -153,8 +153,7 @@ func shortRead(err error) error {
 	return err
 }
 
-// ioError says where an operation on the file failed. The end of a context and
-// the error of a closed storage stay as they are.
+// ioError says which storage an operation failed on.
 func (s *Storage) ioError(op string, err error) error {
 	return fmt.Errorf("storage %s: %s: %w", s.path, op, err)
 }
