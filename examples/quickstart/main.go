@@ -173,23 +173,26 @@ func (d *demo) loseAndRecover(ctx context.Context, disk *disk) error {
 	return d.work(ctx, "with "+disk.name+" again")
 }
 
-// work lets the clients work and tells what they achieved.
+// work lets the clients work for a while, at least for one commit, and tells what they
+// achieved.
 func (d *demo) work(ctx context.Context, when string) error {
-	before := d.clients.acknowledged()
+	const atMost, look = 30 * time.Second, 10 * time.Millisecond
+	before, n := d.clients.acknowledged(), 0
 	start := time.Now()
-	timer := time.NewTimer(d.phase)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-d.clients.failed:
-		return errors.New("a client met an error that it should not have seen")
-	case <-ctx.Done():
-		return ctx.Err()
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	for n == 0 || time.Since(start) < d.phase {
+		select {
+		case <-ticker.C:
+		case <-d.clients.failed:
+			return errors.New("a client met an error that it should not have seen")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if n = d.clients.acknowledged() - before; n == 0 && time.Since(start) > atMost {
+			return fmt.Errorf("nothing was committed %s", when)
+		}
 	}
-	n := d.clients.acknowledged() - before
 	d.screen.say("%d commits %s, %.0f a second.", n, when, float64(n)/time.Since(start).Seconds())
-	if n == 0 {
-		return fmt.Errorf("nothing was committed %s", when)
-	}
 	return nil
 }
