@@ -354,6 +354,7 @@ func (r *propRun) bringBack(name string, diverged bool) {
 			}
 		}
 		time.Sleep(20 * time.Second)
+		_ = r.m.RecoverWith(context.Background(), name, raidstorage.RecoverOptions{}) // notices that the old disk is gone
 		if err := r.m.RecoverWith(context.Background(), name, raidstorage.RecoverOptions{}); err != nil {
 			r.failf("%s, now empty, cannot be recovered: %w", name, err)
 		}

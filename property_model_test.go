@@ -217,6 +217,20 @@ func (m *propModel) undo(tid, last raidstorage.TID) ([]propRec, error) {
 	return recs, nil
 }
 
+// repeatsDeletion tells whether tid deleted an object that an undo has deleted
+// again. Whether that deletion can be undone is a matter of a pointer that Restore
+// has no place for, so that a recovered backend may refuse what others accept.
+func (m *propModel) repeatsDeletion(tid raidstorage.TID) bool {
+	for _, t := range m.log {
+		for _, r := range t.recs {
+			if t.tid > tid && r.data == nil && r.dataTID == tid {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // propRefusal is an answer without what only people read.
 func propRefusal(err error) string {
 	if undo, ok := errors.AsType[*raidstorage.UndoError](err); ok {

@@ -28,7 +28,10 @@ func (r *propRun) changes(rng *rand.Rand, id string) []propChange {
 	last := r.model.last()
 	if len(r.model.log) > 0 && rng.IntN(6) == 0 {
 		log := r.model.log
-		return []propChange{{kind: "undo", serial: log[len(log)-1-rng.IntN(min(len(log), 4))].tid}}
+		tid := log[len(log)-1-rng.IntN(min(len(log), 4))].tid
+		if !r.model.repeatsDeletion(tid) {
+			return []propChange{{kind: "undo", serial: tid}}
+		}
 	}
 	var all []propChange
 	used := make(map[raidstorage.OID]bool)
@@ -239,8 +242,10 @@ type propHeld struct {
 func (r *propRun) finishSlowly(rng *rand.Rand, txn raidstorage.Txn, t *propTxn) {
 	kind := []storagetest.Kind{storagetest.Hang, storagetest.HangHard}[rng.IntN(2)]
 	var held []propHeld
-	for _, d := range r.disks {
-		if all := r.gen.on(d); len(all) > 0 && rng.IntN(2) == 0 {
+	states := r.m.Status().Backends
+	for i, d := range r.disks {
+		// Only those that have voted: a recovery's target must obey its context.
+		if all := r.gen.on(d); len(all) > 0 && rng.IntN(2) == 0 && states[i].State == raidstorage.StateInSync {
 			f := all[len(all)-1]
 			f.Inject(storagetest.Fault{Call: storagetest.CallFinish, Kind: kind, Times: 1})
 			held = append(held, propHeld{d, f})
@@ -258,6 +263,15 @@ func (r *propRun) finishSlowly(rng *rand.Rand, txn raidstorage.Txn, t *propTxn) 
 		tid, err := txn.Finish(ctx)
 		done <- result{tid, err}
 	}()
+	waiting := true
+	r.poll = func() { // before anything is judged by the model
+		select {
+		case res := <-done:
+			waiting, r.poll = false, nil
+			r.finished(t, res.tid, res.err)
+		default:
+		}
+	}
 	propSettle()
 	gen := r.gen
 	if len(done) == 0 && !gen.killed() {
@@ -281,11 +295,14 @@ func (r *propRun) finishSlowly(rng *rand.Rand, txn raidstorage.Txn, t *propTxn) 
 			gen.cut(h.d, rng.IntN(2) == 0)
 		}
 	}
-	res := <-done
+	r.poll = nil
+	if waiting {
+		res := <-done
+		r.finished(t, res.tid, res.err)
+	}
 	for _, h := range held {
 		h.f.Release()
 	}
-	r.finished(t, res.tid, res.err)
 }
 
 // read loads an object and compares.

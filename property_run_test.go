@@ -61,6 +61,7 @@ type propRun struct {
 	ids     int
 	started int // generations
 	later   sync.WaitGroup
+	poll    func() // takes the answer of a Finish under way, if it is there
 	news    propNews
 
 	err error
@@ -240,6 +241,9 @@ func (r *propRun) crash() {
 // look waits until nothing moves and checks what must hold at every moment.
 func (r *propRun) look() {
 	propSettle()
+	if r.poll != nil {
+		r.poll()
+	}
 	if r.err != nil {
 		return
 	}
