@@ -8,6 +8,9 @@ import (
 	"github.com/zeoraid/raidstorage/storagetest"
 )
 
+// joined ends the event of a backend that a recovery has brought back.
+const joined = "-> in sync (recovered)"
+
 // killLedger is what the children said, of all rounds. It judges each line: that is
 // the promise of a mirror, told by someone who was not killed.
 type killLedger struct {
@@ -35,7 +38,7 @@ func (l *killLedger) note(line string) error {
 	fields := strings.Fields(rest)
 	switch {
 	case word == "event":
-		if strings.HasSuffix(rest, "-> in sync (recovered)") {
+		if strings.HasSuffix(rest, joined) {
 			l.joins++
 		}
 		return nil

@@ -191,13 +191,19 @@ func (k *killer) moment() killMoment {
 		return killMoment{"before a finish", begins("try"), 1 + k.rng.IntN(80), micros(500)}
 	case p < 80:
 		return killMoment{"after some bytes", func(line string) int { return len(line) }, 1 + k.rng.IntN(20_000), micros(1000)}
-	case p < 90:
+	case p < 88:
 		return killMoment{"at the start", begins("start"), 1, micros(15_000)}
+	case p < 94:
+		return killMoment{"after events", func(line string) int {
+			return 10*begins("event")(line) + begins("ack")(line) // there may be no events
+		}, 10 * (1 + k.rng.IntN(10)), micros(3000)}
 	}
-	// If nothing happens, 200 acknowledgements do.
-	return killMoment{"after an event", func(line string) int {
-		return 200*begins("event")(line) + 10*begins("ack")(line)
-	}, 200 * (1 + k.rng.IntN(10)), micros(3000)}
+	return killMoment{"after a recovery", func(line string) int {
+		if begins("event")(line) == 1 && strings.HasSuffix(line, joined) {
+			return 400
+		}
+		return begins("ack")(line)
+	}, 400, micros(1000)}
 }
 
 // killDeadline is how long a child may take to reach its moment.
