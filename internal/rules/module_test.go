@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -94,6 +95,10 @@ type source struct {
 func (s source) at(n ast.Node) string {
 	p := s.fset.Position(n.Pos())
 	return s.name + ":" + position(p.Line)
+}
+
+func (s source) imports(path string) bool {
+	return slices.ContainsFunc(s.file.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == strconv.Quote(path) })
 }
 
 // ownLength is how many lines f has without the function literals inside: a table of

@@ -213,12 +213,17 @@ func called(c *ast.CallExpr) string {
 	return ""
 }
 
+// inBubbles are files that only run in a bubble of testing/synctest, where to sleep is
+// to let simulated time pass. Files that import it need not be listed.
+func inBubbles() []string { return []string{"property_faults_test.go"} }
+
 // TestNoSleep: what waits for time to pass is slow, or fails on a slow machine.
 func TestNoSleep(t *testing.T) {
 	t.Parallel()
 	for _, s := range sources(t) {
+		bubble := slices.Contains(inBubbles(), s.name) || s.imports("testing/synctest")
 		ast.Inspect(s.file, func(n ast.Node) bool {
-			if c, ok := n.(*ast.CallExpr); ok && called(c) == "time.Sleep" {
+			if c, ok := n.(*ast.CallExpr); ok && called(c) == "time.Sleep" && !bubble {
 				t.Errorf("%s: time.Sleep", s.at(n))
 			}
 			return true
