@@ -19,6 +19,10 @@ import (
 func (m *Mirror) supervise(b *backend) {
 	var pause time.Duration
 	for m.ctx.Err() == nil {
+		select {
+		case <-b.kick: // what it tells of is looked at now
+		default:
+		}
 		var err error
 		switch state, parked := m.stateOf(b); {
 		case state == StateSuspect:
