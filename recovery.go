@@ -484,6 +484,10 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.setStateLocked(r.b, eventConfirmed, "recovered")
+	if r.target.dead.Load() { // while the record was written
+		m.setStateLocked(r.b, eventFault, "the backend failed as it joined")
+		r.b.wake()
+	}
 	m.publishLocked(last)
 	return nil
 }

@@ -290,7 +290,9 @@ func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 	m.inDoubt.Store(false)
 	m.mu.Lock()
 	for _, t := range tails {
-		m.setStateLocked(t.voter.session.b, eventConfirmed, "complete")
+		if !t.voter.session.dead.Load() { // else a read has failed meanwhile
+			m.setStateLocked(t.voter.session.b, eventConfirmed, "complete")
+		}
 	}
 	m.publishLocked(last)
 	m.mu.Unlock()

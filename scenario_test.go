@@ -194,17 +194,53 @@ func TestReturningBackendWithAnUnacknowledgedTransactionIsRolledBack(t *testing.
 	})
 }
 
-// Scenario 8, C3: a backend's log ends elsewhere when it votes.
+// Scenario 8, C3, S5: a backend's log ends elsewhere when it votes, because someone
+// writes to it directly: a divergence of that backend.
 func TestUnequalLastTidsAtTheVoteAreResolvedFirst(t *testing.T) {
-	scenario(t, 3, func(t *testing.T, w *world) {
+	t.Parallel()
+	for what, later := range map[string]bool{"an earlier tid than the next": false, "a later tid than the next": true} {
+		t.Run("with "+what, func(t *testing.T) {
+			scenario(t, 3, func(t *testing.T, w *world) {
+				m := w.start()
+				meta := raidstorage.Meta{TID: w.mustCommit(m, 1, "before") + 1}
+				if later {
+					meta.TID += 1 << 32
+				}
+				<-time.After(time.Second)
+				// Its own handle, and nobody is told: the vote has to find out.
+				w.backend("b3").Inject(storagetest.Fault{Call: storagetest.CallNotify})
+				storagetest.Transact(t, w.mem.stores[2].Another("intruder"), meta, func(txn raidstorage.Txn) error {
+					return txn.Store(t.Context(), 7, 0, []byte("intruder"))
+				})
+				w.mustCommit(m, 1, "after")
+				w.wantInSync("b1", "b2")
+				wantData(t, m, 7, "")
+				w.wantEqual("b1", "b2")
+			})
+		})
+	}
+}
+
+// C1's counterexample itself: a transaction of unknown outcome survives on a backend
+// that is away, and the mirror goes on without it; the next tid must be another
+// one, though the clock stands still and no log that is left has it.
+func TestTidOfALostAttemptIsNotGivenAgain(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		w.cfg.Clock = func() time.Time { return at }
 		m := w.start()
 		w.mustCommit(m, 1, "before")
-		// Someone writes to b3 directly: rule S5 makes that a divergence of b3.
-		w.mustCommit(w.mem.stores[2].Another("intruder"), 7, "intruder")
-		w.mustCommit(m, 1, "after")
-		w.wantInSync("b1", "b2")
-		wantData(t, m, 7, "")
-		w.wantEqual("b1", "b2")
+		w.finishOnlyAt(m, "b1", "doubtful")
+		lost := w.log("b1")
+		w.setDown(true, "b1")
+		m = w.start()
+		if tid := w.mustCommit(m, 1, "after"); tid == lost[len(lost)-1].TID {
+			t.Errorf("tid %v was given to two transactions", tid)
+		}
+		w.setDown(false, "b1")
+		if err := m.Recover(t.Context(), "b1"); err == nil {
+			t.Error("b1 was taken for equal, with another last transaction")
+		}
 	})
 }
 
@@ -287,6 +323,24 @@ func TestACommitNeverShrinksTheRecordBelowTheQuorum(t *testing.T) {
 		w.setDown(false, "b2", "b3")
 		w.waitState(m, "b2", raidstorage.StateInSync)
 		w.mustCommit(m, 1, "after")
+	})
+}
+
+// C4: a vote fails where every copy is needed.
+func TestAFailedVoteThatLeavesTooFewAbortsAndChangesNothing(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		w.cfg.WriteQuorum = 2
+		m := w.start()
+		w.mustCommit(m, 1, "before")
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallVote, Times: 1})
+		if _, err := commit(m, 1, "after"); !isUnavailable(err) {
+			t.Fatalf("got %v, want *UnavailableError", err)
+		}
+		w.wantInSync("b1", "b2")
+		wantData(t, m, 1, "before")
+		w.waitState(m, "b2", raidstorage.StateInSync)
+		w.mustCommit(m, 1, "after")
+		w.wantEqual("b1", "b2")
 	})
 }
 
