@@ -214,14 +214,16 @@ func (r *recovery) source() (*session, error) {
 // compare finds where to go on, and refuses a target that holds what the mirror
 // does not.
 func (r *recovery) compare(ctx context.Context) error {
-	source, err := r.source()
+	c, err := r.lastCommon(ctx)
+	if err == nil && c.extra > 0 {
+		// What the target has more may be a commit that is not acknowledged yet, or
+		// whose outcome is open: that is settled before the target is judged.
+		if err = r.m.settleOpen(ctx); err == nil {
+			c, err = r.lastCommon(ctx)
+		}
+	}
 	if err != nil {
 		return err
-	}
-	target := r.target.timely
-	c, err := lastCommon(ctx, target, source.timely, r.m.view.Load().last, r.opts.Full)
-	if err != nil {
-		return fmt.Errorf("compare with %s: %w", source.b.cfg.Name, err)
 	}
 	if c.extra > 0 {
 		if c, err = r.rollback(ctx, c); err != nil {
@@ -230,6 +232,30 @@ func (r *recovery) compare(ctx context.Context) error {
 	}
 	r.last = c.last
 	return nil
+}
+
+func (r *recovery) lastCommon(ctx context.Context) (common, error) {
+	source, err := r.source()
+	if err != nil {
+		return common{}, err
+	}
+	c, err := lastCommon(ctx, r.target.timely, source.timely, r.m.view.Load().last, r.opts.Full)
+	if err != nil {
+		return c, fmt.Errorf("compare with %s: %w", source.b.cfg.Name, err)
+	}
+	return c, nil
+}
+
+// settleOpen waits for a commit under way, and settles what is in doubt.
+func (m *Mirror) settleOpen(ctx context.Context) error {
+	if err := m.lockCommit(ctx); err != nil {
+		return err
+	}
+	defer m.unlockCommit()
+	if m.unresolved == nil {
+		return nil
+	}
+	return m.resolve(ctx)
 }
 
 // rollback cuts off what only the target has, if that was asked for.
