@@ -22,6 +22,12 @@ import (
 func scenario(t *testing.T, n int, f func(t *testing.T, w *world)) {
 	t.Helper()
 	t.Parallel()
+	scenarioIn(t, n, f)
+}
+
+// scenarioIn is scenario in a test that runs several.
+func scenarioIn(t *testing.T, n int, f func(t *testing.T, w *world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) { f(t, newWorld(t, n)) })
 }
 
