@@ -44,6 +44,7 @@ type propLies struct {
 
 // propRun carries out one history. It belongs to one goroutine.
 type propRun struct {
+	seed  uint64
 	cfg   raidstorage.Config // without Backends and Membership
 	disks []*propDisk
 	reg   *propRegister
@@ -93,7 +94,7 @@ func (n *propNews) take() []raidstorage.Invalidation {
 func newPropRun(seed uint64, lies propLies) *propRun {
 	rng := rand.New(rand.NewPCG(seed, 0xc0f16))
 	n := 2 + rng.IntN(4)
-	r := &propRun{model: newPropModel(), reg: &propRegister{}, lies: lies}
+	r := &propRun{seed: seed, model: newPropModel(), reg: &propRegister{}, lies: lies}
 	for i := range n {
 		r.disks = append(r.disks, &propDisk{name: name(i), store: memstorage.New(name(i))})
 	}
@@ -147,6 +148,7 @@ func (r *propRun) start() bool {
 	g := newPropGen(r.started)
 	cfg := r.cfg
 	cfg.Membership = propLink{r.reg, g}
+	cfg.Clock = r.clock()
 	if r.lies.register != nil {
 		cfg.Membership = r.lies.register(cfg.Membership)
 	}
@@ -205,6 +207,17 @@ func (r *propRun) start() bool {
 	r.m.Subscribe(r.news.add)
 	r.look()
 	return true
+}
+
+// clock is that of the mirror's machine, which may have been set between its lives.
+func (r *propRun) clock() func() time.Time {
+	rng := rand.New(rand.NewPCG(r.seed, uint64(r.started)))
+	if rng.IntN(3) > 0 {
+		return time.Now
+	}
+	offset := time.Duration(rng.IntN(1200)-600) * time.Second
+	r.note("the clock is off by %v", offset)
+	return func() time.Time { return time.Now().Add(offset) }
 }
 
 // clean tells whether nothing is wrong but that disks are down.
