@@ -38,15 +38,17 @@ func (t *tidSource) next(ctx context.Context, last TID) (TID, error) {
 
 // claim makes sure that an explicit tid, chosen by the caller, is never given out.
 func (t *tidSource) claim(ctx context.Context, tid TID) error {
-	if tid <= t.mark {
-		t.last = max(t.last, tid)
-		return nil
+	if tid > t.mark {
+		// Up to the clock's reading too, so that a load of old transactions does not
+		// write the register for each.
+		floor := max(tid, TIDFromTime(t.m.cfg.Clock()))
+		from, err := t.m.reserve(ctx, Marks{TID: floor}, Marks{TID: tidStep})
+		if err != nil {
+			return err
+		}
+		t.mark = from.TID + tidStep
 	}
-	from, err := t.m.reserve(ctx, Marks{TID: tid}, Marks{})
-	if err != nil {
-		return err
-	}
-	t.last, t.mark = max(t.last, tid), from.TID
+	t.last = max(t.last, tid)
 	return nil
 }
 

@@ -41,7 +41,7 @@ func sortOut(last TID, results []result[voter]) ballot {
 			}
 		case Classify(r.err) == ClassFailure, Classify(r.err) == ClassUnknown:
 			b.failed = append(b.failed, r.session)
-			b.errs = multierror.Append(b.errs, r.err)
+			b.errs = gather(b.errs, r.err)
 			continue
 		}
 		key := answerKey(r)
@@ -94,7 +94,7 @@ func (m *Mirror) judge(ctx context.Context, log *opLog, last TID, results []resu
 	switch len(b.groups) {
 	case 0:
 		m.faultAll(b.failed, b.errs)
-		return nil, &UnavailableError{InSync: 0, Need: m.cfg.WriteQuorum, Err: b.errs}
+		return nil, &UnavailableError{InSync: 0, Need: m.cfg.WriteQuorum, Err: b.errs.ErrorOrNil()}
 	case 1:
 		m.faultAll(b.failed, b.errs)
 		if len(b.voters) == 0 {
@@ -121,7 +121,7 @@ func unanimous(last TID, results []result[voter]) bool {
 // them (C4). They hold the locks of all that stays, with equal last tids.
 func (m *Mirror) goOnWith(ctx context.Context, b ballot) error {
 	if len(b.voters) < m.cfg.WriteQuorum {
-		return &UnavailableError{InSync: len(b.voters), Need: m.cfg.WriteQuorum, Err: b.errs}
+		return &UnavailableError{InSync: len(b.voters), Need: m.cfg.WriteQuorum, Err: b.errs.ErrorOrNil()}
 	}
 	if len(b.failed) == 0 {
 		return nil
@@ -195,7 +195,7 @@ func (m *Mirror) contradiction(ctx context.Context, log *opLog, last TID, b ball
 		if key != majority {
 			b.failed = append(b.failed, sessions...)
 			for _, s := range sessions {
-				b.errs = multierror.Append(b.errs, &BackendError{Backend: s.b.cfg.Name, Op: "vote", Err: err})
+				b.errs = gather(b.errs, &BackendError{Backend: s.b.cfg.Name, Op: "vote", Err: err})
 			}
 		}
 	}

@@ -414,7 +414,7 @@ func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
 	for _, r := range results {
 		if r.err != nil {
 			failed = append(failed, r.session)
-			errs = multierror.Append(errs, r.err)
+			errs = gather(errs, r.err)
 			m.fault(r.session, r.err)
 		}
 	}
@@ -427,7 +427,7 @@ func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
 	if len(failed) > 0 {
 		if err := m.removeFromRecord(ctx, failed, errs.Error()); err != nil {
 			m.doubt(tid, err)
-			return &OutcomeUnknownError{TID: tid, Err: multierror.Append(errs, err)}
+			return &OutcomeUnknownError{TID: tid, Err: gather(errs, err)}
 		}
 	}
 	for _, r := range results {

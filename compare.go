@@ -95,7 +95,6 @@ type common struct {
 	last    TID   // the last transaction that both have, 0 if none
 	first   TID   // the first one that only one of them has, or that differs; 0 if the logs are equal
 	extra   int64 // transactions of the target after last
-	missing int64 // transactions of the source after last, as far as they were looked at
 }
 
 // firstWindow and windowGrowth shape the search for the last common transaction

@@ -1,9 +1,11 @@
 package raidstorage
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/hashicorp/go-multierror"
 )
 
 // ErrClosed is returned by every method of a closed storage or mirror.
@@ -260,7 +262,19 @@ func (e *OutcomeUnknownError) Error() string {
 
 func (e *OutcomeUnknownError) Unwrap() error { return e.Err }
 
-// isContext tells whether err is nothing but the end of the caller's context.
-func isContext(ctx context.Context, err error) bool {
-	return ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
+// gather appends err to errs, which may be nil, and makes it read as one line, for
+// logs, records and status.
+func gather(errs *multierror.Error, err error) *multierror.Error {
+	if errs == nil {
+		errs = &multierror.Error{ErrorFormat: oneLine}
+	}
+	return multierror.Append(errs, err)
+}
+
+func oneLine(all []error) string {
+	lines := make([]string, len(all))
+	for i, err := range all {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "; ")
 }

@@ -385,8 +385,8 @@ func TestStatusAndWatchTellTheSame(t *testing.T) {
 		w.mustCommit(m, 1, "x")
 		w.setDown(true, "b2")
 		w.backend("b2").CutOff()
-		tid := w.mustCommit(m, 1, "y")
-		tid = w.mustCommit(m, 1, "z")
+		w.mustCommit(m, 1, "y")
+		tid := w.mustCommit(m, 1, "z")
 		synctest.Wait()
 		s := m.Status()
 		b2 := s.Backends[1]

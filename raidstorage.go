@@ -148,7 +148,7 @@ func (m *Mirror) Close() error {
 			wg.Go(func() {
 				if err := m.closeSession(s); err != nil {
 					m.mu.Lock()
-					errs = multierror.Append(errs, err)
+					errs = gather(errs, err)
 					m.mu.Unlock()
 				}
 			})
@@ -160,7 +160,7 @@ func (m *Mirror) Close() error {
 	}
 	m.watchers.close()
 	if err := m.closeReg(); err != nil {
-		errs = multierror.Append(errs, err)
+		errs = gather(errs, err)
 	}
 	return errs.ErrorOrNil()
 }

@@ -119,7 +119,7 @@ func read[T any](ctx context.Context, m *Mirror, v *view, op string, ask func(co
 		}
 		s.b.loadErrors.Add(1)
 		err = &BackendError{Backend: s.b.cfg.Name, Op: op, Err: err}
-		errs = multierror.Append(errs, err)
+		errs = gather(errs, err)
 		if m.closing() {
 			return none, ErrClosed
 		}

@@ -24,7 +24,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/go-multierror"
 )
@@ -334,16 +333,7 @@ func (m *Mirror) reasons(backends []*backend) error {
 	defer m.mu.Unlock()
 	var errs *multierror.Error
 	for _, b := range backends {
-		errs = multierror.Append(errs, fmt.Errorf("backend %s: %s", b.cfg.Name, b.reason))
-	}
-	if errs != nil {
-		errs.ErrorFormat = func(all []error) string {
-			lines := make([]string, len(all))
-			for i, e := range all {
-				lines[i] = e.Error()
-			}
-			return strings.Join(lines, "; ")
-		}
+		errs = gather(errs, fmt.Errorf("backend %s: %s", b.cfg.Name, b.reason))
 	}
 	return errs.ErrorOrNil()
 }

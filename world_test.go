@@ -237,11 +237,10 @@ func (w *world) waitState(m *raidstorage.Mirror, name string, want raidstorage.S
 type faultyRegister struct {
 	inner raidstorage.MemoryRegister
 
-	mu         sync.Mutex // guards the fields below
-	generation int        // of front-ends; calls of dead ones have no effect
-	fault      func(next raidstorage.Membership) registerFault
-	late       []raidstorage.Membership // stored by deliver
-	dead       bool
+	mu    sync.Mutex // guards the fields below
+	fault func(next raidstorage.Membership) registerFault
+	late  []raidstorage.Membership // stored by deliver
+	dead  bool
 }
 
 // registerFault is what happens to one CompareAndSet.
