@@ -76,6 +76,7 @@ func (m *Mirror) Begin(ctx context.Context, meta Meta) (Txn, error) {
 	if meta.Status == 0 {
 		meta.Status = StatusNormal
 	}
+	meta.Deferred = false // an acknowledgement is a promise
 	t := &mirrorTxn{m: m, meta: meta, explicit: meta.TID != 0}
 	t.log.dir, t.log.limit = m.cfg.TempDir, m.cfg.SpoolBytes
 	t.log.users.Store(1)

@@ -341,7 +341,16 @@ func (r *recovery) copyThrough(ctx context.Context, through TID, each time.Durat
 	return n, nil
 }
 
-func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, each time.Duration, n *int) error {
+// copyChunk copies up to a chunk from one source. When it returns, what it copied is
+// durable: the record must not name a target that could lose it.
+func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, each time.Duration, n *int) (err error) {
+	if f, e := Can[Flusher](r.target.storage); e == nil {
+		defer func() {
+			if err == nil {
+				err = f.Flush(ctx)
+			}
+		}()
+	}
 	var bytes int64
 	for txn, err := range source.timely.Iterate(ctx, r.last+1, through) {
 		if err != nil {
@@ -364,6 +373,7 @@ func (r *recovery) copyOne(ctx context.Context, source *session, txn *Transactio
 	defer cancel()
 	var size int64
 	counted := *txn
+	counted.Deferred = true // copyChunk flushes
 	counted.Records = func(yield func(Record, error) bool) {
 		for rec, err := range txn.Records {
 			if err != nil {

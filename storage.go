@@ -136,6 +136,9 @@ type Meta struct {
 	Description []byte
 	// Extension is the pickled dictionary of further metadata, empty for none.
 	Extension []byte
+	// Deferred lets Finish of a Flusher return before the transaction is durable.
+	// Other storages take no notice. It is not part of the log.
+	Deferred bool
 }
 
 // Vote is the answer of a successful Txn.Vote.
@@ -255,6 +258,15 @@ type Truncater interface {
 	// is still last (compare-and-truncate, rule M5); else *TIDOrderError. It keeps
 	// them where an operator can find them, if the storage is durable.
 	TruncateAfter(ctx context.Context, tid, last TID) error
+}
+
+// Flusher is a storage that takes many transactions in a row faster if they need
+// not be durable one by one, as in a recovery: those with Meta.Deferred.
+type Flusher interface {
+	// Flush makes every finished transaction durable. Until then, and until the next
+	// transaction that is not deferred has finished, a crash may take back the
+	// deferred ones, from some point on: what is left is a beginning of the log.
+	Flush(ctx context.Context) error
 }
 
 // Sizer is a storage that knows how large it is.
