@@ -404,7 +404,7 @@ func (r *propRun) allowed(what string, err error) {
 	if r.calm && !r.gen.killed() {
 		r.failf("%s, while all is well: %w", what, err)
 	}
-	if _, ok := errors.AsType[*raidstorage.ContradictionError](err); ok && strings.HasPrefix(what, "vote") {
+	if c, ok := errors.AsType[*raidstorage.ContradictionError](err); ok && c.Op == "vote" {
 		r.failf("%s: backends that do not lie contradict each other: %w", what, err)
 	}
 }

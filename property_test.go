@@ -50,7 +50,7 @@ func propEnv(t *testing.T, name string) (uint64, bool) {
 // propPlan returns the steps of the history of a seed.
 func propPlan(seed uint64) []propStep {
 	rng := rand.New(rand.NewPCG(seed, 0x57e95))
-	steps := make([]propStep, 6+rng.IntN(24))
+	steps := make([]propStep, 8+rng.IntN(40))
 	for i := range steps {
 		steps[i] = propStep{seed: rng.Uint64(), n: i}
 	}
