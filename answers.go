@@ -2,65 +2,64 @@ package raidstorage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/hashicorp/go-multierror"
 )
 
 // The answers to a vote (replication.md, C3 and C4). Valid ones - voted, conflict,
-// undo refused - must agree. Failures concern the backend alone. A backend that
-// contradicts a majority is dropped; where there is no majority, the logs decide;
-// where they do not, commits stop.
+// undo refused - must agree. Failures concern the backend alone, and so does a
+// refusal to take part (read-only, unavailable) beside others that vote. A backend
+// that contradicts a majority is dropped; where there is no majority, the logs
+// decide; where they do not, commits stop.
 
 // ballot is what the backends answered, sorted out.
 type ballot struct {
-	voters []voter
-	groups map[string][]*session // by answer, failures left out
-	sample map[string]error      // an error of each group, nil for those that voted
-	failed []*session
-	errs   *multierror.Error // of the failed
+	voters  []voter
+	voted   map[string][]*session // those that voted, by what they changed
+	refused []*session            // those with a valid answer that ends the transaction
+	answer  error                 // what the first of them said, nil if none did
+	failed  []*session
+	errs    *multierror.Error // of the failed
 	// uneven says that last tids differ from the visible one, so that answers differ
 	// for a good reason.
 	uneven error
 }
 
 func sortOut(last TID, results []result[voter]) ballot {
-	b := ballot{groups: make(map[string][]*session), sample: make(map[string]error)}
+	b := ballot{voted: make(map[string][]*session)}
 	for _, r := range results {
 		if order, ok := errors.AsType[*TIDOrderError](r.err); ok {
 			b.uneven = order
 		}
-		switch {
-		case r.err == nil:
-			b.voters = append(b.voters, r.value)
-			if got := r.value.vote.Last; got != last {
-				b.uneven = &BackendError{Backend: r.session.b.cfg.Name, Op: "vote", Err: &TIDOrderError{TID: last, Last: got}}
-			}
-		case Classify(r.err) == ClassFailure, Classify(r.err) == ClassUnknown:
-			b.failed = append(b.failed, r.session)
-			b.errs = gather(b.errs, r.err)
+		if r.err != nil {
 			continue
 		}
-		key := answerKey(r)
-		b.groups[key] = append(b.groups[key], r.session)
-		b.sample[key] = r.err
+		b.voters = append(b.voters, r.value)
+		key := fmt.Sprint("voted, changed ", r.value.vote.Changed)
+		b.voted[key] = append(b.voted[key], r.session)
+		if got := r.value.vote.Last; got != last {
+			b.uneven = &BackendError{Backend: r.session.b.cfg.Name, Op: "vote", Err: &TIDOrderError{TID: last, Last: got}}
+		}
+	}
+	for _, r := range results {
+		if r.err == nil {
+			continue
+		}
+		if c := Classify(r.err); c == ClassAnswer || c == ClassRefusal && len(b.voters) == 0 {
+			b.refused = append(b.refused, r.session)
+			b.answer = cmp.Or(b.answer, bare(r.err))
+		} else {
+			b.failed = append(b.failed, r.session)
+			b.errs = gather(b.errs, r.err)
+		}
 	}
 	return b
-}
-
-// answerKey is equal for equal answers.
-func answerKey(r result[voter]) string {
-	if r.err == nil {
-		return fmt.Sprint("voted, changed ", r.value.vote.Changed)
-	}
-	inner := bare(r.err)
-	if ro, ok := errors.AsType[*ReadOnlyError](inner); ok {
-		inner = &ReadOnlyError{Reason: ro.Reason} // the names differ
-	}
-	return fmt.Sprintf("%T %v", inner, inner)
 }
 
 // bare is the error without the name of the backend that said it.
@@ -69,6 +68,27 @@ func bare(err error) error {
 		return b.Err
 	}
 	return err
+}
+
+// spoolError says that the mirror could not read back what it had spooled: no fault
+// of any backend.
+type spoolError struct{ err error }
+
+func (e *spoolError) Error() string { return "spool: " + e.err.Error() }
+func (e *spoolError) Unwrap() error { return e.err }
+
+// blameless returns an error if what went wrong says nothing about the backends:
+// the caller gave up, or the mirror's own spool failed.
+func blameless(ctx context.Context, results []result[voter]) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, r := range results {
+		if spool, ok := errors.AsType[*spoolError](r.err); ok {
+			return spool
+		}
+	}
+	return nil
 }
 
 // judge decides what follows from the answers to a vote: it returns those to go on
@@ -83,28 +103,38 @@ func (m *Mirror) judge(ctx context.Context, log *opLog, last TID, results []resu
 		return voters, nil
 	}
 	b := sortOut(last, results)
-	if err := ctx.Err(); err != nil {
-		return b.voters, err // the caller gave up; that tells nothing of the backends
+	if err := blameless(ctx, results); err != nil {
+		return b.voters, err
 	}
 	if b.uneven != nil {
 		m.unresolved = b.uneven
 		m.faultAll(b.failed, b.errs)
 		return b.voters, b.uneven
 	}
-	switch len(b.groups) {
-	case 0:
-		m.faultAll(b.failed, b.errs)
+	switch {
+	case len(b.voters) == 0 && b.answer == nil:
+		m.faultHanging(b)
 		return nil, &UnavailableError{InSync: 0, Need: m.cfg.WriteQuorum, Err: b.errs.ErrorOrNil()}
-	case 1:
+	case len(b.voters) == 0:
 		m.faultAll(b.failed, b.errs)
-		if len(b.voters) == 0 {
-			for _, err := range b.sample {
-				return nil, bare(err) // all that answered refuse alike
-			}
-		}
+		return nil, b.answer // all that answered refuse, perhaps in different words
+	case len(b.voted) == 1 && len(b.refused) == 0:
+		m.faultAll(b.failed, b.errs)
 		return b.voters, m.goOnWith(ctx, b)
 	}
 	return m.contradiction(ctx, log, last, b, len(results))
+}
+
+// faultHanging is for a vote that nobody answered. If it was too large for the
+// deadline, that is no fault of the backends: who hangs will still hang when the
+// next call waits behind this one.
+func (m *Mirror) faultHanging(b ballot) {
+	for _, s := range b.failed {
+		err := errorOf(s, b.errs)
+		if !errors.Is(err, context.DeadlineExceeded) || len(s.calls) > 0 {
+			m.fault(s, err)
+		}
+	}
 }
 
 // unanimous is the common case: all have voted alike.
@@ -174,12 +204,20 @@ func errorOf(s *session, err error) error {
 
 // contradiction handles different valid answers over equal tails.
 func (m *Mirror) contradiction(ctx context.Context, log *opLog, last TID, b ballot, asked int) ([]voter, error) {
+	const refused = "refused"
+	groups := maps.Clone(b.voted)
+	if len(b.refused) > 0 {
+		groups[refused] = b.refused
+	}
 	err := &ContradictionError{Op: "vote", Answers: make(map[string]string)}
 	var majority string
 	var all []*session
-	for key, sessions := range b.groups {
+	for key, sessions := range groups {
 		for _, s := range sessions {
 			err.Answers[s.b.cfg.Name] = key
+			if key == refused {
+				err.Answers[s.b.cfg.Name] = b.answer.Error()
+			}
 		}
 		if 2*len(sessions) > asked {
 			majority = key
@@ -189,9 +227,9 @@ func (m *Mirror) contradiction(ctx context.Context, log *opLog, last TID, b ball
 	if majority == "" {
 		m.abortAll(ctx, b.voters)
 		m.faultAll(b.failed, b.errs)
-		return nil, m.adjudicate(ctx, log.oids(), last, all, err)
+		return nil, m.adjudicate(ctx, m.oidsOf(ctx, log, all), last, all, err)
 	}
-	for key, sessions := range b.groups {
+	for key, sessions := range groups {
 		if key != majority {
 			b.failed = append(b.failed, sessions...)
 			for _, s := range sessions {
@@ -200,12 +238,12 @@ func (m *Mirror) contradiction(ctx context.Context, log *opLog, last TID, b ball
 		}
 	}
 	m.faultAll(b.failed, b.errs)
-	if refusal := b.sample[majority]; refusal != nil {
-		return b.voters, bare(refusal)
+	if majority == refused {
+		return b.voters, b.answer
 	}
 	var stay, leave []voter
 	for _, v := range b.voters {
-		if slices.Contains(b.groups[majority], v.session) {
+		if slices.Contains(groups[majority], v.session) {
 			stay = append(stay, v)
 		} else {
 			leave = append(leave, v)
@@ -216,15 +254,38 @@ func (m *Mirror) contradiction(ctx context.Context, log *opLog, last TID, b ball
 	return stay, m.goOnWith(ctx, b)
 }
 
-// oids returns the objects that the staged calls name.
-func (l *opLog) oids() []OID {
+// oidsOf returns the objects that the staged calls concern: for an undo, those of
+// the transaction to undo.
+func (m *Mirror) oidsOf(ctx context.Context, log *opLog, sessions []*session) []OID {
 	var oids []OID
-	for _, o := range l.ops {
+	for _, o := range log.ops {
 		if o.kind != opUndo {
 			oids = append(oids, o.oid)
+			continue
+		}
+		for _, r := range round(ctx, m, "read", sessions, m.cfg.Timeouts.Read,
+			func(ctx context.Context, _ int, s *session) ([]OID, error) { return oidsAt(ctx, s.storage, o.serial) }, nil) {
+			oids = append(oids, r.value...)
 		}
 	}
-	return oids
+	slices.Sort(oids)
+	return slices.Compact(oids)
+}
+
+// oidsAt lists the objects of transaction tid.
+func oidsAt(ctx context.Context, s Storage, tid TID) (oids []OID, err error) {
+	for txn, err := range s.Iterate(ctx, tid, tid) {
+		if err != nil {
+			return nil, err
+		}
+		for r, err := range txn.Records {
+			if err != nil {
+				return nil, err
+			}
+			oids = append(oids, r.OID)
+		}
+	}
+	return oids, nil
 }
 
 // adjudicate finds out which sessions contradict their own or the others' logs on
@@ -232,8 +293,6 @@ func (l *opLog) oids() []OID {
 // m.unresolved set if the question is settled and the call may be repeated, else
 // err, and commits are stopped.
 func (m *Mirror) adjudicate(ctx context.Context, oids []OID, last TID, sessions []*session, err *ContradictionError) error {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Read)
-	defer cancel()
 	for _, oid := range oids {
 		damaged := m.damagedAt(ctx, oid, last, sessions)
 		if len(damaged) == 0 || len(damaged) == len(sessions) {
@@ -254,52 +313,60 @@ func (m *Mirror) adjudicate(ctx context.Context, oids []OID, last TID, sessions 
 
 // evidence is what one backend says of an object: by its index and by its log.
 type evidence struct {
-	rev    Revision
-	err    error // of the load or the log: an answer or a failure
-	tid    TID   // of the latest record in the log, 0 if there is none that late
-	data   []byte
-	failed bool
+	rev     Revision
+	missing bool // by the index
+	tid     TID  // of the latest record in the log, 0 if there is none that late
+	data    []byte
 }
 
 // agrees tells whether the index says the same as the log.
 func (e evidence) agrees(from TID) bool {
 	switch {
-	case e.failed:
-		return false
 	case e.tid == 0:
 		return e.rev.Serial < from
 	case e.data == nil:
-		return e.err != nil
+		return e.missing
 	}
-	return e.err == nil && e.rev.Serial == e.tid && bytes.Equal(e.rev.Data, e.data)
+	return !e.missing && e.rev.Serial == e.tid && bytes.Equal(e.rev.Data, e.data)
 }
 
 // damagedAt compares what sessions load for oid as of last with what their logs
-// say. A record in a log does not come from nothing: who does not know it is wrong.
+// say. A record in a log does not come from nothing: who does not know it is wrong,
+// and so is who finds damage. Who cannot be asked is neither.
 func (m *Mirror) damagedAt(ctx context.Context, oid OID, last TID, sessions []*session) []*session {
-	found := make([]evidence, len(sessions))
-	var from, newest TID // logs need not be searched before the latest revision that is served
-	for i, s := range sessions {
-		e := &found[i]
-		e.rev, e.err = s.storage.LoadBefore(ctx, oid, last+1)
-		from = max(from, e.rev.Serial)
+	loaded := round(ctx, m, "load", sessions, m.cfg.Timeouts.Read,
+		func(ctx context.Context, _ int, s *session) (e evidence, err error) {
+			e.rev, err = s.storage.LoadBefore(ctx, oid, last+1)
+			if e.missing = isA[*NotFoundError](err); e.missing {
+				err = nil
+			}
+			return e, err
+		}, nil)
+	var from TID // logs need not be searched before the latest revision that is served
+	for _, r := range loaded {
+		from = max(from, r.value.rev.Serial)
 	}
-	for i, s := range sessions {
-		e := &found[i]
-		if e.err == nil || Classify(e.err) == ClassAnswer {
-			var err error
+	found := round(ctx, m, "read", sessions, m.cfg.Timeouts.Read,
+		func(ctx context.Context, i int, s *session) (e evidence, err error) {
+			if err := loaded[i].err; err != nil {
+				return e, err
+			}
+			e = loaded[i].value
 			e.tid, e.data, err = lastLogged(ctx, s.storage, oid, from, last)
-			e.failed = err != nil
-		} else {
-			e.failed = true
-		}
-		newest = max(newest, e.tid)
+			return e, err
+		}, nil)
+	var newest TID
+	for _, r := range found {
+		newest = max(newest, r.value.tid)
 	}
 	var damaged []*session
-	for i, s := range sessions {
-		if e := found[i]; !e.agrees(from) || e.tid < newest {
-			damaged = append(damaged, s)
+	for _, r := range found {
+		if isA[*CorruptError](r.err) || r.err == nil && (!r.value.agrees(from) || r.value.tid < newest) {
+			damaged = append(damaged, r.session)
 		}
+	}
+	if ctx.Err() != nil {
+		return nil
 	}
 	return damaged
 }

@@ -24,6 +24,7 @@ package raidstorage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync/atomic"
@@ -91,7 +92,7 @@ func (m Meta) check() error {
 	if m.Status != 0 && m.Status != StatusNormal && m.Status != StatusPacked {
 		return &InvalidError{Op: "begin", Reason: "unknown transaction status"}
 	}
-	if m.TID > MaxTID {
+	if m.TID >= MaxTID {
 		return &InvalidError{Op: "begin", Reason: "the tid is too great"}
 	}
 	return nil
@@ -203,9 +204,18 @@ func (t *mirrorTxn) Vote(ctx context.Context) (Vote, error) {
 		return Vote{}, err
 	}
 	t.m.mu.Lock()
-	t.m.voted = t
+	closed := t.m.closed
+	if !closed { // else Close has looked for a voted transaction already
+		t.m.voted = t
+		t.state.Store(txnVoted)
+	}
 	t.m.mu.Unlock()
-	t.state.Store(txnVoted)
+	if closed {
+		t.m.abortAll(ctx, t.voters)
+		t.m.unlockCommit()
+		t.end()
+		return Vote{}, ErrClosed
+	}
 	return v, nil
 }
 
@@ -221,7 +231,7 @@ func (t *mirrorTxn) vote(ctx context.Context) (Vote, error) {
 	for range voteAttempts {
 		// A backend of the record that does not take part must leave it first (C4),
 		// whoever found out that it fails.
-		if t.m.unresolved != nil || len(t.m.view.Load().sessions) != len(t.m.record.InSync) {
+		if t.m.unresolved != nil || !t.m.covers(t.m.view.Load()) {
 			if err := t.m.resolve(ctx); err != nil {
 				return Vote{}, err
 			}
@@ -245,6 +255,10 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 		return Vote{}, stopped
 	}
 	view := m.view.Load()
+	if !m.covers(view) { // a read has found out meanwhile that one of them fails
+		m.unresolved = errors.New("a backend in sync does not take part")
+		return Vote{}, m.unresolved
+	}
 	if len(view.sessions) < m.cfg.WriteQuorum {
 		return Vote{}, &UnavailableError{InSync: len(view.sessions), Need: m.cfg.WriteQuorum}
 	}
@@ -260,8 +274,22 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 		m.abortAll(ctx, voters)
 		return Vote{}, err
 	}
+	if t.explicit {
+		if err := t.m.tids.claim(ctx, meta.TID); err != nil {
+			m.abortAll(ctx, voters)
+			return Vote{}, unavailable(err)
+		}
+	}
 	t.meta, t.voters = meta, voters
 	return Vote{Changed: voters[0].vote.Changed, Last: view.last}, nil
+}
+
+// covers tells whether v has exactly the backends that the record names: only then
+// a commit over v reaches all of I. The commit slot is held.
+func (m *Mirror) covers(v *view) bool {
+	return len(v.sessions) == len(m.record.InSync) && !slices.ContainsFunc(v.sessions, func(s *session) bool {
+		return !slices.Contains(m.record.InSync, s.b.cfg.Name)
+	})
 }
 
 func (t *mirrorTxn) chooseTID(ctx context.Context, meta *Meta, last TID) error {
@@ -269,11 +297,19 @@ func (t *mirrorTxn) chooseTID(ctx context.Context, meta *Meta, last TID) error {
 		if meta.TID <= last {
 			return &TIDOrderError{TID: meta.TID, Last: last}
 		}
-		return t.m.tids.claim(ctx, meta.TID)
+		return nil // claimed when all have accepted it
 	}
 	tid, err := t.m.tids.next(ctx, last)
 	meta.TID = tid
-	return err
+	return unavailable(err)
+}
+
+// unavailable is for a register that fails while nothing has been committed.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &UnavailableError{Err: fmt.Errorf("register: %w", err)}
 }
 
 // voteAt runs the whole transaction up to its vote at one backend, on its worker.
@@ -287,7 +323,8 @@ func (t *mirrorTxn) voteAt(ctx context.Context, s *session, meta Meta) (voter, e
 		return voter{}, err
 	}
 	if err := t.log.replay(ctx, meta, txn); err != nil {
-		return voter{}, errors.Join(err, txn.Abort(context.WithoutCancel(ctx)))
+		txn.Abort(context.WithoutCancel(ctx)) // err says more
+		return voter{}, err
 	}
 	vote, err := txn.Vote(ctx)
 	if err != nil {

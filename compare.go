@@ -92,9 +92,9 @@ func digestAt(ctx context.Context, s Storage, tid TID) (d digest, ok bool, err e
 
 // common is where two logs part.
 type common struct {
-	last    TID   // the last transaction that both have, 0 if none
-	first   TID   // the first one that only one of them has, or that differs; 0 if the logs are equal
-	extra   int64 // transactions of the target after last
+	last  TID   // the last transaction that both have, 0 if none
+	first TID   // the first one that only one of them has, or that differs; 0 if the logs are equal
+	extra int64 // transactions of the target after last
 }
 
 // firstWindow and windowGrowth shape the search for the last common transaction

@@ -168,15 +168,18 @@ func (e *TIDOrderError) Error() string {
 	return fmt.Sprintf("tid %v does not fit a log that ends at %v", e.TID, e.Last)
 }
 
-// UnavailableError says that too few backends are in sync to go on. Nothing was
-// committed.
+// UnavailableError says that too few backends are in sync to go on, or that the
+// register does not answer. Nothing was committed.
 type UnavailableError struct {
-	InSync int // how many can take part
-	Need   int
+	InSync int   // how many can take part
+	Need   int   // 0 if it is not for their number
 	Err    error // what the others said, may be nil
 }
 
 func (e *UnavailableError) Error() string {
+	if e.Need == 0 && e.Err != nil {
+		return "unavailable: " + e.Err.Error()
+	}
 	msg := fmt.Sprintf("%d backends in sync, %d needed", e.InSync, e.Need)
 	if e.Err != nil {
 		msg += ": " + e.Err.Error()

@@ -89,7 +89,10 @@ func (l *opLog) addBlob(o op, blob io.Reader) error {
 	}
 	l.blobs = true
 	o.blob = spool
-	return l.add(o)
+	if err := l.add(o); err != nil {
+		return errors.Join(err, spool.file.Close())
+	}
+	return nil
 }
 
 // replay stages everything in txn.
@@ -100,7 +103,7 @@ func (l *opLog) replay(ctx context.Context, meta Meta, txn Txn) error {
 		if o.spilled {
 			data = make([]byte, o.size)
 			if _, err := l.file.ReadAt(data, o.offset); err != nil {
-				return fmt.Errorf("read back transaction: %w", err)
+				return &spoolError{err}
 			}
 		}
 		var err error
