@@ -125,8 +125,13 @@ func (r *propRun) vote(rng *rand.Rand, changes []propChange, id string) (raidsto
 		return nil, nil
 	}
 	before := r.model.last()
+	r.hasty(rng)
 	v, err := txn.Vote(ctx)
-	r.look()
+	if err != nil || len(r.model.unsettled()) > 0 || rng.IntN(2) == 0 {
+		r.look()
+	} else {
+		r.hasty(rng) // and finish at once, whatever goes on in the background
+	}
 	if r.gen.killed() && err != nil || r.err != nil {
 		return nil, nil
 	}
@@ -144,6 +149,17 @@ func (r *propRun) vote(rng *rand.Rand, changes []propChange, id string) (raidsto
 	}
 	t.recs, t.fate = recs, propPending
 	return txn, t
+}
+
+// hasty reads without looking at the answer, so that faults are found while a commit
+// goes on.
+func (r *propRun) hasty(rng *rand.Rand) {
+	for range max(rng.IntN(8)-4, 0) {
+		_, err := r.m.LoadBefore(context.Background(), r.pickOID(rng), raidstorage.MaxTID)
+		if err != nil && raidstorage.Classify(err) != raidstorage.ClassAnswer {
+			r.allowed("load", err)
+		}
+	}
 }
 
 // refused checks that the model, too, refuses.
