@@ -1,6 +1,7 @@
 package pickleref
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strconv"
 
@@ -76,6 +77,17 @@ func (m *machine) init(record []byte) error {
 	return nil
 }
 
+// reuse is init for a machine that has run before: it keeps its memory.
+func (m *machine) reuse(record []byte) error {
+	if len(record) > maxRecord {
+		return &Error{Reason: "the record is too long"}
+	}
+	m.record = record
+	m.stack, m.marks, m.memo = m.stack[:0], m.marks[:0], m.memo[:0]
+	m.nodes, m.scratch = m.nodes[:0], m.scratch[:0]
+	return nil
+}
+
 func (m *machine) fail(reason string) *Error { return &Error{Offset: m.op, Reason: reason} }
 
 // run runs one pickle and returns its value. The memo stays, as ZODB writes both
@@ -83,6 +95,7 @@ func (m *machine) fail(reason string) *Error { return &Error{Offset: m.op, Reaso
 func (m *machine) run() (value, error) {
 	m.stack, m.marks = m.stack[:0], m.marks[:0]
 	for {
+		m.sprint()
 		m.op = m.pos
 		if m.pos >= len(m.record) {
 			return value{}, m.fail("the record ends within a pickle")
@@ -171,14 +184,13 @@ func (m *machine) number(s span) uint64 {
 }
 
 func (m *machine) line() (span, error) {
-	for end := m.pos; end < len(m.record); end++ {
-		if m.record[end] == '\n' {
-			s := span{m.pos, end}
-			m.pos = end + 1
-			return s, nil
-		}
+	n := bytes.IndexByte(m.record[m.pos:], '\n')
+	if n < 0 {
+		return span{}, m.fail("the record ends within a line")
 	}
-	return span{}, m.fail("the record ends within a line")
+	s := span{m.pos, m.pos + n}
+	m.pos = s.end + 1
+	return s, nil
 }
 
 // push pushes a value.

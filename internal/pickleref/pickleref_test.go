@@ -3,7 +3,9 @@ package pickleref
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -146,6 +148,13 @@ func FuzzReferences(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, record []byte) {
 		oids, err := References(nil, record)
+		var s Scanner
+		for range 2 {
+			again, againErr := s.References(nil, record)
+			if !slices.Equal(again, oids) || fmt.Sprint(againErr) != fmt.Sprint(err) {
+				t.Fatalf("a scanner finds %v, %v instead of %v, %v", again, againErr, oids, err)
+			}
+		}
 		if _, ok := errors.AsType[*Error](err); err != nil && !ok {
 			t.Fatalf("error of another type: %v", err)
 		}
@@ -169,6 +178,23 @@ func BenchmarkReferences(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := References(dst, g.record); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+func BenchmarkScanner(b *testing.B) {
+	for _, g := range readGolden(b) {
+		if g.name != "written, root" {
+			continue
+		}
+		var s Scanner
+		dst := make([]raidstorage.OID, 0, len(g.oids))
+		b.SetBytes(int64(len(g.record)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.References(dst, g.record); err != nil {
 				b.Fatal(err)
 			}
 		}
