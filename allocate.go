@@ -2,6 +2,8 @@ package raidstorage
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -91,6 +93,9 @@ func (o *oidSource) take(ctx context.Context, n int) ([]OID, error) {
 	oids := make([]OID, 0, n)
 	for len(oids) < n {
 		if floor := OID(o.floor.Load()); o.next <= floor {
+			if floor >= math.MaxUint64-2*oidStep {
+				return nil, &InvalidError{Op: "new oids", Reason: fmt.Sprintf("object %v is stored: there are none above it", floor)}
+			}
 			o.next = floor + 1
 		}
 		if o.next > o.mark {

@@ -60,18 +60,36 @@ func (m *Mirror) newSession(b *backend, storage Storage) *session {
 		quit:  make(chan struct{}),
 		idle:  make(chan struct{}),
 	}
-	m.run(func() {
-		defer close(s.idle)
-		for {
-			select {
-			case c := <-s.calls:
-				c.round.answerFor(c.index)
-			case <-s.quit:
-				return
-			}
-		}
-	})
+	if !m.run(s.work) { // the mirror has closed; so will this session
+		close(s.idle)
+	}
 	return s
+}
+
+// work is the worker: it makes the calls, until the session is closed.
+func (s *session) work() {
+	defer close(s.idle)
+	for {
+		select {
+		case c := <-s.calls:
+			c.round.answerFor(c.index)
+		case <-s.quit:
+			s.drain()
+			return
+		}
+	}
+}
+
+// drain answers what waits for a worker that ends: the storage is closed.
+func (s *session) drain() {
+	for {
+		select {
+		case c := <-s.calls:
+			c.round.answerFor(c.index)
+		default:
+			return
+		}
+	}
 }
 
 // open opens b's storage, bounded by Timeouts.Open even if the opener does not
@@ -116,13 +134,16 @@ func (m *Mirror) open(ctx context.Context, b *backend) (*session, error) {
 func (m *Mirror) closeSession(s *session) error {
 	s.dead.Store(true)
 	done := make(chan error, 1)
-	m.run(func() {
+	end := func() {
 		s.cancel()
 		err := s.storage.Close() // first: it ends calls under way
 		close(s.quit)
 		<-s.idle
 		done <- err
-	})
+	}
+	if !m.run(end) {
+		end()
+	}
 	timer := time.NewTimer(m.cfg.Timeouts.Open)
 	defer timer.Stop()
 	select {

@@ -3,6 +3,7 @@ package raidstorage
 import (
 	"context"
 	"errors"
+	"io"
 	"iter"
 	"slices"
 )
@@ -200,7 +201,7 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 			if err != nil {
 				return next, err
 			}
-			r = Record{OID: r.OID, TID: rev.Serial, Data: rev.Data}
+			r = Record{OID: r.OID, TID: rev.Serial, Data: rev.Data, OpenBlob: m.blobOf(ctx, r.OID, rev.Serial)}
 		}
 		if !yield(r, nil) {
 			return next, nil
@@ -209,6 +210,16 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 	}
 	_, err = show(1<<64 - 1)
 	return next, err
+}
+
+// blobOf returns what opens the blob of a revision, nil if it has none.
+func (m *Mirror) blobOf(ctx context.Context, oid OID, serial TID) func(context.Context) (io.ReadCloser, error) {
+	blob, err := m.OpenBlob(ctx, oid, serial)
+	if err != nil {
+		return nil
+	}
+	blob.Close()
+	return func(ctx context.Context) (io.ReadCloser, error) { return m.OpenBlob(ctx, oid, serial) }
 }
 
 // unacknowledged lists the oids, from a given one on, in transactions that s holds

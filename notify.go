@@ -1,6 +1,9 @@
 package raidstorage
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // Events and invalidations are handed on in the order in which they happened, by
 // whoever comes first: no goroutine is needed, and none waits for another.
@@ -104,9 +107,22 @@ func (r *routines) start(f func()) bool {
 	return true
 }
 
-func (r *routines) wait() {
+// wait tells whether all have ended within the timeout. None is started any more.
+func (r *routines) wait(timeout time.Duration) bool {
 	r.mu.Lock()
 	r.waiting = true
 	r.mu.Unlock()
-	r.group.Wait()
+	done := make(chan struct{})
+	go func() { // ends with the last of the goroutines that it counts
+		r.group.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }

@@ -50,9 +50,9 @@ type Mirror struct {
 	foreignSeen atomic.Bool // a backend told of a transaction that this mirror did not make
 	inDoubt     atomic.Bool // unresolved was set and nobody may come to settle it
 
-	mu          sync.Mutex // guards the fields below and those that say so
-	shown       Membership // a copy of record for Status
-	stopped     error      // why commits are stopped until an operator decides, rule C4
+	mu          sync.Mutex          // guards the fields below and those that say so
+	shown       Membership          // a copy of record for Status
+	stopped     *ContradictionError // why commits are stopped until an operator decides, rule C4
 	closed      bool
 	voted       *mirrorTxn // the last one that voted
 	subscribers map[*subscriber]bool
@@ -129,11 +129,11 @@ func (m *Mirror) Close() error {
 	m.mu.Lock()
 	already := m.closed
 	m.closed = true
+	m.view.Store(&view{last: m.view.Load().last, closed: true})
 	m.mu.Unlock()
 	if already {
 		return nil
 	}
-	m.view.Store(&view{last: m.view.Load().last, closed: true})
 	m.stop() // waiting calls see it
 	m.endVoted()
 	m.commit <- struct{}{} // what holds it now ends within the timeouts
@@ -155,8 +155,8 @@ func (m *Mirror) Close() error {
 		}
 	}
 	wg.Wait()
-	if errs == nil {
-		m.routines.wait() // nothing hangs, so they end at once
+	if !m.routines.wait(m.cfg.Timeouts.Open) {
+		errs = gather(errs, fmt.Errorf("a call to a backend hangs: %w", context.DeadlineExceeded))
 	}
 	m.watchers.close()
 	if err := m.closeReg(); err != nil {

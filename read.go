@@ -1,8 +1,10 @@
 package raidstorage
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"math"
 	"slices"
 	"time"
 
@@ -90,7 +92,9 @@ func (m *Mirror) confirmMissing(ctx context.Context, v *view, oid OID, before TI
 }
 
 // read asks the backends of v, one after the other, until one gives an answer. A
-// failure drops the backend, except for the last one: then it is the caller's.
+// failure drops the backend, except for the last one: then it is the caller's. A
+// refusal, such as that of a nested mirror without enough backends, counts if all
+// refuse.
 func read[T any](ctx context.Context, m *Mirror, v *view, op string, ask func(context.Context, *session) (T, error)) (T, error) {
 	var none T
 	n := len(v.sessions)
@@ -101,6 +105,7 @@ func read[T any](ctx context.Context, m *Mirror, v *view, op string, ask func(co
 		return none, &UnavailableError{Need: 1}
 	}
 	var errs *multierror.Error
+	var refusal error
 	first := m.first(v)
 	for i := range n {
 		s := v.sessions[(first+i)%n]
@@ -111,8 +116,12 @@ func read[T any](ctx context.Context, m *Mirror, v *view, op string, ask func(co
 		if err == nil {
 			return value, nil
 		}
-		if c := Classify(err); c == ClassAnswer || c == ClassRefusal {
+		switch Classify(err) {
+		case ClassAnswer:
 			return none, err
+		case ClassRefusal:
+			refusal = cmp.Or(refusal, err)
+			continue
 		}
 		if ctx.Err() != nil {
 			return none, ctx.Err()
@@ -129,6 +138,9 @@ func read[T any](ctx context.Context, m *Mirror, v *view, op string, ask func(co
 	}
 	if newer := m.view.Load(); newer != v && !slices.Equal(newer.sessions, v.sessions) {
 		return read(ctx, m, newer, op, ask) // the members changed meanwhile; this ends, as they fail one by one
+	}
+	if errs == nil {
+		return none, refusal
 	}
 	return none, errs
 }
@@ -185,7 +197,7 @@ func (m *Mirror) History(ctx context.Context, oid OID, limit int) ([]TxnInfo, er
 		if err != nil {
 			return nil, err
 		}
-		return h.History(ctx, oid, limit+1) // one may not be acknowledged yet
+		return h.History(ctx, oid, min(limit, math.MaxInt-1)+1) // one may not be acknowledged yet
 	})
 	infos = slices.DeleteFunc(infos, func(i TxnInfo) bool { return i.TID > v.last })
 	if err == nil && len(infos) == 0 && limit > 0 { // it is known from a transaction that is not acknowledged
@@ -200,7 +212,8 @@ func (m *Mirror) UndoLog(ctx context.Context, skip, limit int, match func(TxnInf
 		return nil, err
 	}
 	v := m.view.Load()
-	return read(ctx, m, v, "undo log", func(ctx context.Context, s *session) ([]TxnInfo, error) {
+	// The caller's context: match is the caller's too, and takes the time it takes.
+	return read(ctx, m, v, "undo log", func(_ context.Context, s *session) ([]TxnInfo, error) {
 		u, err := Can[Undoer](s.storage)
 		if err != nil {
 			return nil, err

@@ -124,7 +124,7 @@ func (m *Mirror) serve(r *recoverRequest, b *backend) error {
 	if state, _ := m.stateOf(b); state == StateInSync {
 		return nil
 	}
-	return m.recover(ctx, b, r.opts)
+	return m.recover(ctx, b, r.opts, true)
 }
 
 // Recoveries returns the progress of the recoveries under way.
@@ -138,8 +138,9 @@ func (m *Mirror) Recoveries() []RecoveryProgress {
 	return all
 }
 
-// recover runs one recovery of b, on its supervisor.
-func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions) (err error) {
+// recover runs one recovery of b, on its supervisor. A disabled backend is only
+// recovered if an operator asked for it.
+func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, asked bool) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := m.ensureOpen(ctx, b)
@@ -147,9 +148,13 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions) (
 		return err
 	}
 	m.mu.Lock()
+	if b.state == StateDisabled && !asked || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
+		state := b.state
+		m.mu.Unlock()
+		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %s is %v", b.cfg.Name, state)}
+	}
 	b.cancelRecovery = cancel
 	b.recovery = &RecoveryProgress{Backend: b.cfg.Name, Phase: PhaseCompare, Started: m.now(), TransactionsToDo: -1, BytesToDo: -1}
-	m.setStateLocked(b, eventRecoveryStarted, "recovery")
 	m.mu.Unlock()
 	r := &recovery{m: m, b: b, target: s, opts: opts}
 	err = r.run(ctx)
@@ -454,17 +459,23 @@ func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	left := 0
-	for _, err := range source.timely.Iterate(ctx, r.last+1, last) {
-		if err != nil {
-			return false, fmt.Errorf("read %s: %w", source.b.cfg.Name, err)
+	left, err := onWorker(ctx, m, "count", source, func(ctx context.Context) (left int, err error) {
+		for _, err := range source.timely.Iterate(ctx, r.last+1, last) {
+			if left++; err != nil || left > joinLag {
+				return left, err
+			}
 		}
-		if left++; left > joinLag {
-			return false, nil
-		}
+		return left, nil
+	})
+	if err != nil || left > joinLag {
+		return false, err
 	}
 	r.progress(true, func(p *RecoveryProgress) { p.Phase, p.Target = PhaseJoin, last })
-	if _, err := r.copyThrough(ctx, last, m.cfg.Timeouts.Vote); err != nil {
+	// On the target's worker: if it hangs, commits wait for one deadline.
+	_, err = onWorker(ctx, m, "join", r.target, func(ctx context.Context) (int, error) {
+		return r.copyThrough(ctx, last, m.cfg.Timeouts.Vote)
+	})
+	if err != nil {
 		return false, err
 	}
 	if err := r.sameEnd(ctx, source, last); err != nil {
@@ -475,25 +486,22 @@ func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 
 // sameEnd compares the ends by identity (R5), under the target's lock.
 func (r *recovery) sameEnd(ctx context.Context, source *session, last TID) error {
-	want, _, err := digestAt(ctx, source.timely, last)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", source.b.cfg.Name, err)
-	}
-	tails, failed := r.m.lockAll(ctx, []*session{r.target})
-	for _, t := range tails {
-		defer r.m.abortAll(ctx, []voter{t.voter})
-		if t.last != last || t.digest != want {
-			return fmt.Errorf("the target ends at %v, which is not the others' %v", t.last, last)
-		}
-	}
-	if len(failed) > 0 || len(tails) == 0 {
-		return fmt.Errorf("the target does not answer")
-	}
-	oids, err := r.target.timely.NewOIDs(ctx, 1)
+	want, err := onWorker(ctx, r.m, "compare", source, func(ctx context.Context) (digest, error) {
+		d, _, err := digestAt(ctx, source.timely, last)
+		return d, err
+	})
 	if err != nil {
 		return err
 	}
-	r.m.oids.raise(oids[0]) // C8
+	tails, _ := r.m.lockAll(ctx, []*session{r.target})
+	if len(tails) == 0 {
+		return fmt.Errorf("the target does not answer")
+	}
+	defer r.m.abortAll(ctx, []voter{tails[0].voter})
+	if tails[0].last != last || tails[0].digest != want {
+		return fmt.Errorf("the target ends at %v, which is not the others' %v", tails[0].last, last)
+	}
+	r.m.oids.raise(tails[0].oid) // C8
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 )
 
@@ -22,6 +23,7 @@ type FileRegister struct {
 	dir  string
 	lock *os.File
 	slot chan struct{} // one slot, held across file operations
+	once sync.Once
 }
 
 var _ Register = (*FileRegister)(nil)
@@ -48,8 +50,12 @@ func OpenFileRegister(dir string) (*FileRegister, error) {
 
 // Close frees the directory for others. It is not to be used afterwards.
 func (r *FileRegister) Close() error {
-	r.slot <- struct{}{} // waits for a write under way; file writes end by themselves
-	return r.lock.Close()
+	var err error
+	r.once.Do(func() {
+		r.slot <- struct{}{} // waits for a write under way; file writes end by themselves
+		err = r.lock.Close()
+	})
+	return err
 }
 
 const (

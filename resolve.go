@@ -21,7 +21,9 @@ package raidstorage
 // more backend with the trailing transaction; start-up begins again from there.
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -37,6 +39,7 @@ type tail struct {
 	voter  voter
 	last   TID
 	digest digest
+	oid    OID // one that the backend would give out next
 }
 
 // resolve settles what is in doubt. On an error m.unresolved stays set and nothing
@@ -49,10 +52,22 @@ func (m *Mirror) resolve(ctx context.Context) error {
 	for range resolveAttempts {
 		var done bool
 		if done, err = m.resolveOnce(ctx); done || ctx.Err() != nil {
-			break
+			return err
 		}
 	}
-	return err
+	return cmp.Or(err, m.unresolved)
+}
+
+// onWorker makes one call to s on its worker, so that a backend that hangs, even
+// one that does not obey its context, costs a deadline and no more. A failure is a
+// fault of s, unless the caller gave up.
+func onWorker[T any](ctx context.Context, m *Mirror, op string, s *session, fn func(context.Context) (T, error)) (T, error) {
+	r := round(ctx, m, op, []*session{s}, m.cfg.Timeouts.Vote,
+		func(ctx context.Context, _ int, _ *session) (T, error) { return fn(ctx) }, nil)[0]
+	if r.err != nil && ctx.Err() == nil && Classify(r.err) == ClassFailure && !isA[*iterationError](r.err) {
+		m.fault(s, r.err)
+	}
+	return r.value, r.err
 }
 
 // resolveOnce makes one turn; done is false if another one may get further.
@@ -73,12 +88,19 @@ func (m *Mirror) resolveOnce(ctx context.Context) (done bool, err error) {
 		return true, err
 	}
 	gone := append(dead, failed...)
-	if len(tails) < m.cfg.StartQuorum || len(tails) == 0 {
-		return true, &UnavailableError{InSync: len(tails), Need: max(1, m.cfg.StartQuorum), Err: m.reasons(gone)}
+	floor := m.floor()
+	if len(tails) < floor {
+		return true, &UnavailableError{InSync: len(tails), Need: floor, Err: m.reasons(gone)}
 	}
-	behind, bad := m.compareTails(ctx, tails)
-	if len(tails)-len(bad) < max(1, m.cfg.StartQuorum) {
-		return true, &UnavailableError{InSync: len(tails) - len(bad), Need: max(1, m.cfg.StartQuorum), Err: m.unresolved}
+	if err := m.holdsAll(tails); err != nil {
+		return true, err
+	}
+	behind, bad, err := m.compareTails(ctx, tails)
+	if err != nil {
+		return ctx.Err() != nil, err
+	}
+	if len(tails)-len(bad) < floor {
+		return true, &UnavailableError{InSync: len(tails) - len(bad), Need: floor, Err: m.unresolved}
 	}
 	for _, t := range bad {
 		gone = append(gone, t.voter.session.b)
@@ -97,6 +119,22 @@ func (m *Mirror) resolveOnce(ctx context.Context) (done bool, err error) {
 		return false, m.rollForward(ctx, tails, behind)
 	}
 	return true, m.settled(ctx, tails)
+}
+
+// floor is how many backends must stay in the record (S2). A record that names fewer
+// than StartQuorum, after a first or a forced start, keeps those.
+func (m *Mirror) floor() int {
+	return max(1, min(m.cfg.StartQuorum, len(m.record.InSync)))
+}
+
+// holdsAll makes sure that some backend that answers has all that clients have seen
+// (P2), before any other leaves the record.
+func (m *Mirror) holdsAll(tails []tail) error {
+	seen := m.view.Load().last
+	if slices.ContainsFunc(tails, func(t tail) bool { return t.last >= seen }) {
+		return nil
+	}
+	return fmt.Errorf("all backends that answer end before the last acknowledged transaction %v", seen)
 }
 
 // members returns the live sessions of the backends that the record names, and the
@@ -133,10 +171,16 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 		if t.digest, ok, err = digestAt(ctx, s.storage, t.last); err == nil && !ok {
 			err = &CorruptError{Storage: s.storage.Name(), Offset: -1, TID: t.last, Reason: "the last transaction is not in the log"}
 		}
+		var oids []OID
+		if err == nil {
+			oids, err = s.storage.NewOIDs(ctx, 1)
+		}
 		if err != nil {
 			txn.Abort(context.WithoutCancel(ctx))
+			return t, err
 		}
-		return t, err
+		t.oid = oids[0]
+		return t, nil
 	}
 	late := func(t tail) { t.voter.txn.Abort(context.WithoutCancel(ctx)) }
 	for _, s := range sessions {
@@ -153,27 +197,29 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 }
 
 // compareTails returns the backends that lack only a trailing transaction of ours,
-// and those that must leave the record.
-func (m *Mirror) compareTails(ctx context.Context, tails []tail) (behind, bad []tail) {
-	keep := m.longest(tails)
+// and those that must leave the record. An error says that they cannot be compared.
+func (m *Mirror) compareTails(ctx context.Context, tails []tail) (behind, bad []tail, err error) {
+	keep, seen := m.longest(tails), m.view.Load().last
 	for _, t := range tails {
 		if t.last == keep.last && t.digest == keep.digest {
 			continue
 		}
-		missing, err := m.missing(ctx, t, keep)
+		missing, reason, err := m.missing(ctx, t, keep)
 		switch {
-		case t.last < m.view.Load().last:
-			err = fmt.Errorf("its log ends at %v, before the last acknowledged transaction %v", t.last, m.view.Load().last)
-		case err == nil && missing > 1:
-			err = fmt.Errorf("its log ends at %v, %d transactions before the others", t.last, missing)
-		case err == nil:
+		case err != nil:
+			return nil, nil, err
+		case t.last < seen:
+			reason = fmt.Errorf("its log ends at %v, before the last acknowledged transaction %v", t.last, seen)
+		case reason == nil && missing > 1:
+			reason = fmt.Errorf("its log ends at %v, more than one transaction before the others", t.last)
+		case reason == nil:
 			behind = append(behind, t)
 			continue
 		}
-		m.fault(t.voter.session, err)
+		m.fault(t.voter.session, reason)
 		bad = append(bad, t)
 	}
-	return behind, bad
+	return behind, bad, nil
 }
 
 // longest returns the tail to keep. A transaction that no front-end of this mirror
@@ -217,43 +263,53 @@ func count(tails []tail, t tail) (n int) {
 	return n
 }
 
-// missing counts the transactions that keep has after short's end; an error says
-// that short's log is not a beginning of keep's.
-func (m *Mirror) missing(ctx context.Context, short, keep tail) (int, error) {
+// missing counts the transactions, up to two, that keep has after short's end. A
+// reason says that short's log is not a beginning of keep's, an error that keep
+// cannot be asked.
+func (m *Mirror) missing(ctx context.Context, short, keep tail) (n int, reason, err error) {
 	if short.last >= keep.last {
-		return 0, fmt.Errorf("its last transaction is %v, that of the others %v", short.last, keep.last)
+		return 0, fmt.Errorf("its last transaction is %v, that of the others %v", short.last, keep.last), nil
 	}
-	d, ok, err := digestAt(ctx, keep.voter.session.timely, short.last)
-	if err != nil {
-		return 0, err
-	}
-	if !ok || d != short.digest {
-		return 0, fmt.Errorf("its last transaction %v differs from the others' log", short.last)
-	}
-	n := 0
-	for _, err := range keep.voter.session.timely.Iterate(ctx, short.last+1, keep.last) {
-		if n++; err != nil || n > 1 {
-			return n, err
+	source := keep.voter.session
+	n, err = onWorker(ctx, m, "compare", source, func(ctx context.Context) (n int, err error) {
+		d, ok, err := digestAt(ctx, source.timely, short.last)
+		if err != nil || !ok || d != short.digest {
+			return -1, err
 		}
+		for _, err := range source.timely.Iterate(ctx, short.last+1, keep.last) {
+			if n++; err != nil || n > 1 {
+				return n, err
+			}
+		}
+		return n, nil
+	})
+	if n < 0 {
+		reason = fmt.Errorf("its last transaction %v differs from the others' log", short.last)
 	}
-	return n, nil
+	return n, reason, err
 }
 
 // rollForward copies the trailing transaction to those that lack it.
 func (m *Mirror) rollForward(ctx context.Context, tails, behind []tail) error {
 	keep := m.longest(tails)
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Vote)
-	defer cancel()
+	source := keep.voter.session
 	for _, t := range behind {
-		for txn, err := range keep.voter.session.timely.Iterate(ctx, t.last+1, keep.last) {
-			if err != nil {
-				m.fault(keep.voter.session, err)
-				return err
+		_, err := onWorker(ctx, m, "roll forward", t.voter.session, func(ctx context.Context) (struct{}, error) {
+			for txn, err := range source.timely.Iterate(ctx, t.last+1, keep.last) {
+				if err != nil {
+					return struct{}{}, &iterationError{source, err}
+				}
+				if err := copyTransaction(ctx, t.voter.session.storage, txn, t.last); err != nil {
+					return struct{}{}, err
+				}
 			}
-			if err := copyTransaction(ctx, t.voter.session.storage, txn, t.last); err != nil {
-				m.fault(t.voter.session, err)
-				return err
-			}
+			return struct{}{}, nil
+		})
+		if failed, ok := errors.AsType[*iterationError](err); ok && ctx.Err() == nil {
+			m.fault(failed.session, failed)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -262,31 +318,20 @@ func (m *Mirror) rollForward(ctx context.Context, tails, behind []tail) error {
 // settled makes the equal tails the visible state and tells of what is new.
 func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 	last := tails[0].last
-	if seen := m.view.Load().last; last < seen { // P2: what clients have seen is never taken back
-		err := fmt.Errorf("all backends in sync end at %v, before the last acknowledged transaction %v", last, seen)
-		m.mu.Lock()
-		m.stopped = err
-		m.mu.Unlock()
-		return err
-	}
 	for _, t := range tails {
-		oids, err := t.voter.session.timely.NewOIDs(ctx, 1)
-		if err != nil {
-			m.fault(t.voter.session, err)
-			return err
-		}
-		m.oids.raise(oids[0])
+		m.oids.raise(t.oid)
 	}
 	if err := m.tids.claim(ctx, last); err != nil {
 		return err
 	}
-	news, err := m.newsSince(ctx, tails[0].voter.session.timely, last)
+	news, err := m.newsSince(ctx, tails[0].voter.session, last)
 	if err != nil {
 		return err
 	}
 	m.unresolved = nil
 	clear(m.doubtful)
 	m.inDoubt.Store(false)
+	m.committed.Add(int64(len(news)))
 	m.mu.Lock()
 	for _, t := range tails {
 		if !t.voter.session.dead.Load() { // else a read has failed meanwhile
@@ -302,29 +347,29 @@ func (m *Mirror) settled(ctx context.Context, tails []tail) error {
 }
 
 // newsSince lists the transactions that become visible with last.
-func (m *Mirror) newsSince(ctx context.Context, s Storage, last TID) ([]Invalidation, error) {
+func (m *Mirror) newsSince(ctx context.Context, s *session, last TID) ([]Invalidation, error) {
 	old := m.view.Load().last
 	if !m.started || last <= old {
 		return nil, nil // at start-up there is nobody to tell
 	}
-	var news []Invalidation
-	for txn, err := range s.Iterate(ctx, old+1, last) {
-		if err != nil {
-			return nil, err
-		}
-		inv := Invalidation{TID: txn.TID}
-		for r, err := range txn.Records {
+	return onWorker(ctx, m, "read", s, func(ctx context.Context) (news []Invalidation, err error) {
+		for txn, err := range s.timely.Iterate(ctx, old+1, last) {
 			if err != nil {
 				return nil, err
 			}
-			inv.OIDs = append(inv.OIDs, r.OID)
+			inv := Invalidation{TID: txn.TID}
+			for r, err := range txn.Records {
+				if err != nil {
+					return nil, err
+				}
+				inv.OIDs = append(inv.OIDs, r.OID)
+			}
+			slices.Sort(inv.OIDs)
+			inv.OIDs = slices.Compact(inv.OIDs)
+			news = append(news, inv)
 		}
-		slices.Sort(inv.OIDs)
-		inv.OIDs = slices.Compact(inv.OIDs)
-		news = append(news, inv)
-		m.committed.Add(1)
-	}
-	return news, nil
+		return news, nil
+	})
 }
 
 // reasons says why backends are not there.

@@ -65,6 +65,12 @@ func round[T any](ctx context.Context, m *Mirror, op string, sessions []*session
 	r.left.Store(int32(len(sessions)))
 	for i, s := range sessions {
 		select {
+		case <-s.quit:
+			r.answer(i, r.slots[i].value, ErrClosed)
+			continue
+		default:
+		}
+		select {
 		case s.calls <- job{r, i}:
 		default: // its worker hangs
 			r.answer(i, r.slots[i].value, fmt.Errorf("%d calls are waiting: %w", callBuffer, context.DeadlineExceeded))

@@ -85,21 +85,29 @@ func (m *Mirror) openAll(ctx context.Context) {
 	wg.Wait()
 }
 
-// restart goes by the record.
+// restart goes by the record, or, where that is refused, by what the operator forces.
 func (m *Mirror) restart(ctx context.Context) error {
-	next := m.record.next(m.now(), "start")
+	err := m.restartFrom(ctx, m.record.next(m.now(), "start"))
+	if !isA[*StartError](err) || len(m.cfg.Force) == 0 {
+		return err
+	}
+	next, refused := m.forced(err)
+	if refused != nil {
+		return refused
+	}
+	m.cfg.Logger.Warn("start is forced", "trusted", next.InSync, "in_sync", m.record.InSync, "epoch", next.Epoch, "err", err)
+	return m.restartFrom(ctx, next)
+}
+
+// restartFrom writes next, makes its backends equal and serves them.
+func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 	next.Members = m.names()
 	// A backend that is not configured any more takes no part in commits, so the
 	// record must not call it in sync.
+	floor, before := m.floor(), len(next.InSync)
 	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return !slices.Contains(next.Members, name) })
-	if len(m.cfg.Force) > 0 {
-		next.InSync = slices.Clone(m.cfg.Force)
-		next.Reason = fmt.Sprintf("start, forced by the operator to trust %s; in sync before: %s",
-			strings.Join(m.cfg.Force, ", "), strings.Join(m.record.InSync, ", "))
-		m.cfg.Logger.Warn("start is forced", "trusted", m.cfg.Force, "in_sync", m.record.InSync, "epoch", next.Epoch)
-	}
-	if len(next.InSync) < max(1, m.cfg.StartQuorum) && len(m.cfg.Force) == 0 {
-		return m.startError(ctx, &UnavailableError{InSync: len(next.InSync), Need: max(1, m.cfg.StartQuorum)})
+	if len(next.InSync) == 0 || len(next.InSync) < floor && len(next.InSync) < before {
+		return m.startError(ctx, &UnavailableError{InSync: len(next.InSync), Need: floor})
 	}
 	// F3: a change that the predecessor sent must not arrive after this.
 	if err := m.setRecord(ctx, next); err != nil {
@@ -109,6 +117,21 @@ func (m *Mirror) restart(ctx context.Context) error {
 		return m.startError(ctx, err)
 	}
 	return nil
+}
+
+// forced returns the record that Force asks for, provided that those backends can
+// be reached: what a forced start overwrites cannot be had back.
+func (m *Mirror) forced(cause error) (Membership, error) {
+	next := m.record.next(m.now(), fmt.Sprintf("start, forced by the operator to trust %s; in sync before: %s",
+		strings.Join(m.cfg.Force, ", "), strings.Join(m.record.InSync, ", ")))
+	next.InSync = slices.Compact(slices.Sorted(slices.Values(m.cfg.Force)))
+	next.Disabled = slices.DeleteFunc(next.Disabled, func(name string) bool { return slices.Contains(next.InSync, name) })
+	for _, b := range m.backends {
+		if slices.Contains(next.InSync, b.cfg.Name) && (b.session == nil || b.session.dead.Load()) {
+			return next, fmt.Errorf("the start cannot be forced without backend %s, which failed: %s: %w", b.cfg.Name, b.reason, cause)
+		}
+	}
+	return next, nil
 }
 
 func (m *Mirror) names() []string {
@@ -161,13 +184,13 @@ func (m *Mirror) firstStart(ctx context.Context) error {
 			unreachable[b.cfg.Name] = b.reason
 		}
 	}
-	if len(unreachable) > 0 {
-		return &StartError{Backends: unreachable,
-			Hint: "at the first start all backends must be reachable; or name the one to start from in Force"}
-	}
 	source, err := m.newest(ctx)
 	if err != nil {
 		return err
+	}
+	if len(unreachable) > 0 || source == nil {
+		return &StartError{Backends: unreachable,
+			Hint: "at the first start all backends must be reachable; or name the one to start from in Force"}
 	}
 	next := Membership{Mirror: newMirrorID()}.next(m.now(), "first start")
 	next.Members = m.names()

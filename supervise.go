@@ -28,7 +28,7 @@ func (m *Mirror) supervise(b *backend) {
 		case state == StateSuspect:
 			err = m.settleSuspect(b, pause > 0)
 		case state == StateFailed && m.cfg.AutoRecover == AutoRecoverOn && !parked:
-			if err = m.recover(m.ctx, b, RecoverOptions{}); err != nil && !m.closing() {
+			if err = m.recover(m.ctx, b, RecoverOptions{}, false); err != nil && !m.closing() {
 				m.cfg.Logger.Info("recovery failed", "backend", b.cfg.Name, "err", err)
 			}
 		case state == StateDisabled:
@@ -187,7 +187,8 @@ func (m *Mirror) foreign(s *session, inv Invalidation) {
 
 // Disable takes a backend out of the mirror until Recover is called for it, also
 // over restarts: no call is made to it any more, and its storage is closed.
-// *UnavailableError if fewer than WriteQuorum backends would stay in sync;
+// *UnavailableError if fewer than WriteQuorum backends would stay in sync, or none,
+// where commits have stopped because this backend contradicts another;
 // *InvalidError for an unknown name.
 func (m *Mirror) Disable(ctx context.Context, name, reason string) error {
 	b := m.backendNamed(name)
@@ -211,15 +212,26 @@ func (m *Mirror) Disable(ctx context.Context, name, reason string) error {
 	if !slices.Contains(next.Disabled, name) {
 		next.Disabled = append(next.Disabled, name)
 	}
-	if err := m.checkStaying(ctx, b); err != nil {
-		return err
+	// An operator who settles a contradiction chooses between copies.
+	quorum, settles := m.cfg.WriteQuorum, false
+	if stopped != nil {
+		if _, settles = stopped.Answers[name]; settles {
+			quorum = 1
+		}
+	}
+	if slices.Contains(m.record.InSync, name) {
+		if err := m.checkStaying(ctx, b, quorum); err != nil {
+			return err
+		}
 	}
 	if err := m.setRecord(context.WithoutCancel(ctx), next); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.stopped = nil // the operator has decided
+	if settles {
+		m.stopped = nil
+	}
 	if b.session != nil {
 		b.session.dead.Store(true)
 	}
@@ -234,7 +246,7 @@ func (m *Mirror) Disable(ctx context.Context, name, reason string) error {
 
 // checkStaying makes sure, under their locks, that enough others answer and are
 // equal (C4, M2).
-func (m *Mirror) checkStaying(ctx context.Context, leaving *backend) error {
+func (m *Mirror) checkStaying(ctx context.Context, leaving *backend, quorum int) error {
 	live, _ := m.members()
 	live = slices.DeleteFunc(live, func(s *session) bool { return s.b == leaving })
 	tails, failed := m.lockAll(ctx, live)
@@ -250,7 +262,7 @@ func (m *Mirror) checkStaying(ctx context.Context, leaving *backend) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if need := max(1, m.cfg.WriteQuorum); len(live)-len(failed) < need {
+	if need := max(1, quorum); len(live)-len(failed) < need {
 		return &UnavailableError{InSync: len(live) - len(failed), Need: need, Err: m.reasons(failed)}
 	}
 	return nil
