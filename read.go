@@ -212,13 +212,20 @@ func (m *Mirror) UndoLog(ctx context.Context, skip, limit int, match func(TxnInf
 		return nil, err
 	}
 	v := m.view.Load()
-	// The caller's context: match is the caller's too, and takes the time it takes.
 	return read(ctx, m, v, "undo log", func(_ context.Context, s *session) ([]TxnInfo, error) {
 		u, err := Can[Undoer](s.storage)
 		if err != nil {
 			return nil, err
 		}
+		// A long log is no fault, and match takes the time it takes: the deadline is
+		// for the way from one transaction to the next.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		timer := time.AfterFunc(m.cfg.Timeouts.Read, cancel)
+		defer timer.Stop()
 		return u.UndoLog(ctx, skip, limit, func(i TxnInfo) bool {
+			timer.Stop()
+			defer timer.Reset(m.cfg.Timeouts.Read)
 			return i.TID <= v.last && (match == nil || match(i))
 		})
 	})
