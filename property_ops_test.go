@@ -382,20 +382,9 @@ func (r *propRun) lists(rng *rand.Rand) {
 	last := r.model.last()
 	ctx, cancel := r.bounded(rng)
 	defer cancel()
-	var what string
-	var got []string
-	var err error
-	var want func(last raidstorage.TID) ([]string, error)
-	switch rng.IntN(4) {
-	case 0:
-		what, got, err, want = r.listLog(ctx, rng)
-	case 1:
-		what, got, err, want = r.listHistory(ctx, rng)
-	case 2:
-		what, got, err, want = r.listUndo(ctx, rng)
-	case 3:
-		what, got, err, want = r.listRecords(ctx, rng)
-	}
+	list := []func(context.Context, *rand.Rand) propListing{r.listLog, r.listHistory, r.listUndo, r.listRecords}[rng.IntN(4)]
+	l := list(ctx, rng)
+	what, got, err := l.what, l.got, l.err
 	r.note("%s: %d, %v", what, len(got), propShort(err))
 	r.look()
 	if r.gen.killed() || r.err != nil {
@@ -408,7 +397,7 @@ func (r *propRun) lists(rng *rand.Rand) {
 	var wanted []string
 	for _, v := range r.between(last) {
 		var wantErr error
-		wanted, wantErr = want(v)
+		wanted, wantErr = l.want(v)
 		switch {
 		case !answer && len(got) <= len(wanted) && slices.Equal(got, wanted[:len(got)]):
 			return
@@ -422,9 +411,15 @@ func (r *propRun) lists(rng *rand.Rand) {
 	r.failf("%s: got %v, %v instead of %v", what, got, err, wanted)
 }
 
-type propWant = func(last raidstorage.TID) ([]string, error)
+// propListing is what a listing told, and what it must tell when last is visible.
+type propListing struct {
+	what string
+	got  []string
+	err  error
+	want func(last raidstorage.TID) ([]string, error)
+}
 
-func (r *propRun) listLog(ctx context.Context, rng *rand.Rand) (what string, got []string, err error, want propWant) {
+func (r *propRun) listLog(ctx context.Context, rng *rand.Rand) (l propListing) {
 	from, through := raidstorage.TID(0), raidstorage.MaxTID
 	if log := r.model.log; len(log) > 0 && rng.IntN(2) == 0 {
 		i := rng.IntN(len(log))
@@ -433,24 +428,25 @@ func (r *propRun) listLog(ctx context.Context, rng *rand.Rand) (what string, got
 	line := func(tid raidstorage.TID, id string, oid raidstorage.OID, data []byte) string {
 		return fmt.Sprintf("%v %s %v %q", tid, id, oid, data)
 	}
-	for txn, e := range r.m.Iterate(ctx, from, through) {
-		if err = e; err != nil {
+	for txn, err := range r.m.Iterate(ctx, from, through) {
+		if l.err = err; err != nil {
 			break
 		}
 		var lines []string
-		for rec, e := range txn.Records {
-			if err = e; err != nil {
+		for rec, err := range txn.Records {
+			if l.err = err; err != nil {
 				break
 			}
 			lines = append(lines, line(txn.TID, string(txn.Description), rec.OID, rec.Data))
 		}
 		slices.Sort(lines) // an interrupted transaction is cut short below
-		if err != nil {
+		if l.err != nil {
 			break
 		}
-		got = append(got, lines...)
+		l.got = append(l.got, lines...)
 	}
-	return fmt.Sprintf("iterate %s to %s", shortTID(from), shortTID(through)), got, err, func(last raidstorage.TID) (all []string, _ error) {
+	l.what = fmt.Sprintf("iterate %s to %s", shortTID(from), shortTID(through))
+	l.want = func(last raidstorage.TID) (all []string, _ error) {
 		for _, t := range r.model.log {
 			if t.tid < from || t.tid > through || t.tid > last {
 				continue
@@ -464,18 +460,21 @@ func (r *propRun) listLog(ctx context.Context, rng *rand.Rand) (what string, got
 		}
 		return all, nil
 	}
+	return l
 }
 
-func (r *propRun) listHistory(ctx context.Context, rng *rand.Rand) (what string, got []string, err error, want propWant) {
+func (r *propRun) listHistory(ctx context.Context, rng *rand.Rand) (l propListing) {
 	oid, limit := r.pickOID(rng), 1+rng.IntN(4)
 	if rng.IntN(4) == 0 && len(r.model.handed) > 0 { // perhaps one that only a pending transaction has
 		oid = r.model.handed[rng.IntN(len(r.model.handed))]
 	}
-	infos, err := r.m.History(ctx, oid, limit)
+	var infos []raidstorage.TxnInfo
+	infos, l.err = r.m.History(ctx, oid, limit)
 	for _, i := range infos {
-		got = append(got, i.TID.String())
+		l.got = append(l.got, i.TID.String())
 	}
-	return fmt.Sprintf("history of %x, limit %d", uint64(oid), limit), got, err, func(last raidstorage.TID) (all []string, err error) {
+	l.what = fmt.Sprintf("history of %x, limit %d", uint64(oid), limit)
+	l.want = func(last raidstorage.TID) (all []string, _ error) {
 		for _, rev := range slices.Backward(r.model.revs[oid]) {
 			if rev.tid <= last {
 				all = append(all, rev.tid.String())
@@ -486,15 +485,18 @@ func (r *propRun) listHistory(ctx context.Context, rng *rand.Rand) (what string,
 		}
 		return all[:min(len(all), limit)], nil
 	}
+	return l
 }
 
-func (r *propRun) listUndo(ctx context.Context, rng *rand.Rand) (what string, got []string, err error, want propWant) {
+func (r *propRun) listUndo(ctx context.Context, rng *rand.Rand) (l propListing) {
 	skip, limit := rng.IntN(3), 1+rng.IntN(5)
-	infos, err := r.m.UndoLog(ctx, skip, limit, nil)
+	var infos []raidstorage.TxnInfo
+	infos, l.err = r.m.UndoLog(ctx, skip, limit, nil)
 	for _, i := range infos {
-		got = append(got, i.TID.String())
+		l.got = append(l.got, i.TID.String())
 	}
-	return fmt.Sprintf("undo log, skip %d, limit %d", skip, limit), got, err, func(last raidstorage.TID) (all []string, err error) {
+	l.what = fmt.Sprintf("undo log, skip %d, limit %d", skip, limit)
+	l.want = func(last raidstorage.TID) (all []string, _ error) {
 		for _, t := range slices.Backward(r.model.log) {
 			if t.tid <= last {
 				all = append(all, t.tid.String())
@@ -503,20 +505,22 @@ func (r *propRun) listUndo(ctx context.Context, rng *rand.Rand) (what string, go
 		all = all[min(skip, len(all)):]
 		return all[:min(len(all), limit)], nil
 	}
+	return l
 }
 
-func (r *propRun) listRecords(ctx context.Context, rng *rand.Rand) (what string, got []string, err error, want propWant) {
+func (r *propRun) listRecords(ctx context.Context, rng *rand.Rand) (l propListing) {
 	var from raidstorage.OID
 	if rng.IntN(2) == 0 {
 		from = r.pickOID(rng)
 	}
-	for rec, e := range r.m.CurrentRecords(ctx, from) {
-		if err = e; err != nil {
+	for rec, err := range r.m.CurrentRecords(ctx, from) {
+		if l.err = err; err != nil {
 			break
 		}
-		got = append(got, fmt.Sprintf("%v %v %q", rec.OID, rec.TID, rec.Data))
+		l.got = append(l.got, fmt.Sprintf("%v %v %q", rec.OID, rec.TID, rec.Data))
 	}
-	return fmt.Sprintf("current records from %x", uint64(from)), got, err, func(last raidstorage.TID) (all []string, err error) {
+	l.what = fmt.Sprintf("current records from %x", uint64(from))
+	l.want = func(last raidstorage.TID) (all []string, _ error) {
 		for _, oid := range slices.Sorted(slices.Values(r.model.oids)) {
 			if rev, _ := r.model.at(oid, last+1, last); oid >= from && rev != nil && rev.data != nil {
 				all = append(all, fmt.Sprintf("%v %v %q", oid, rev.tid, rev.data))
@@ -524,4 +528,5 @@ func (r *propRun) listRecords(ctx context.Context, rng *rand.Rand) (what string,
 		}
 		return all, nil
 	}
+	return l
 }

@@ -40,6 +40,7 @@ type propLies struct {
 	register func(raidstorage.Register) raidstorage.Register
 	backend  func(raidstorage.Storage) raidstorage.Storage
 	logs     bool // no lie: the mirror's log goes into the trace
+	alone    bool // no lie: no other history is played, so that stacks are of this one
 }
 
 // propRun carries out one history. It belongs to one goroutine.

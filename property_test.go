@@ -30,7 +30,7 @@ import (
 const propDefault = 500
 
 // propPatience is how long a history, of some milliseconds, may take.
-const propPatience = 5 * time.Second
+const propPatience = 30 * time.Second
 
 // propHead is the beginning of a trace that may be very long.
 func propHead(trace []string) []string { return trace[:min(len(trace), 300)] }
@@ -63,7 +63,7 @@ func propPlay(t *testing.T, seed uint64, steps []propStep, lies propLies) (trace
 	defer func() {
 		if p := recover(); p != nil { // the bubble found goroutines that wait for ever
 			trace, err = r.soFar(), fmt.Errorf("%v", p)
-			if lies.logs {
+			if lies.alone {
 				trace = append(trace, propStacks())
 			}
 		}
@@ -132,7 +132,7 @@ func propReport(t *testing.T, seed uint64, trace []string, err error) {
 func TestPropertyHistories(t *testing.T) {
 	t.Parallel()
 	if seed, ok := propEnv(t, "RAIDSTORAGE_SEED"); ok {
-		trace, err := propPlay(t, seed, propPlan(seed), propLies{logs: true})
+		trace, err := propPlay(t, seed, propPlan(seed), propLies{logs: true, alone: true})
 		if err != nil {
 			propReport(t, seed, trace, err)
 		}
