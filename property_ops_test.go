@@ -258,10 +258,8 @@ type propHeld struct {
 func (r *propRun) finishSlowly(rng *rand.Rand, txn raidstorage.Txn, t *propTxn) {
 	kind := []storagetest.Kind{storagetest.Hang, storagetest.HangHard}[rng.IntN(2)]
 	var held []propHeld
-	states := r.m.Status().Backends
-	for i, d := range r.disks {
-		// Only those that have voted: a recovery's target must obey its context.
-		if all := r.gen.on(d); len(all) > 0 && rng.IntN(2) == 0 && states[i].State == raidstorage.StateInSync {
+	for _, d := range r.disks {
+		if all := r.gen.on(d); len(all) > 0 && rng.IntN(2) == 0 {
 			f := all[len(all)-1]
 			f.Inject(storagetest.Fault{Call: storagetest.CallFinish, Kind: kind, Times: 1})
 			held = append(held, propHeld{d, f})
