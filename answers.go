@@ -227,7 +227,7 @@ func (m *Mirror) contradiction(ctx context.Context, log *opLog, last TID, b ball
 	if majority == "" {
 		m.abortAll(ctx, b.voters)
 		m.faultAll(b.failed, b.errs)
-		return nil, m.adjudicate(ctx, m.oidsOf(ctx, log, all), last, all, err)
+		return nil, m.adjudicate(ctx, m.oidsOf(ctx, log, all), last, all, b.answer, err)
 	}
 	for key, sessions := range groups {
 		if key != majority {
@@ -291,8 +291,8 @@ func oidsAt(ctx context.Context, s Storage, tid TID) (oids []OID, err error) {
 // adjudicate finds out which sessions contradict their own or the others' logs on
 // one of oids, and faults them. It returns the error for the caller: with
 // m.unresolved set if the question is settled and the call may be repeated, else
-// err, and commits are stopped.
-func (m *Mirror) adjudicate(ctx context.Context, oids []OID, last TID, sessions []*session, err *ContradictionError) error {
+// err, and commits are stopped. answer is what those say that refuse.
+func (m *Mirror) adjudicate(ctx context.Context, oids []OID, last TID, sessions []*session, answer error, err *ContradictionError) error {
 	for _, oid := range oids {
 		damaged := m.damagedAt(ctx, oid, last, sessions)
 		if len(damaged) == 0 || len(damaged) == len(sessions) {
@@ -303,6 +303,11 @@ func (m *Mirror) adjudicate(ctx context.Context, oids []OID, last TID, sessions 
 		}
 		m.unresolved = err
 		return err
+	}
+	if refusal, ok := errors.AsType[*UndoError](answer); ok {
+		// A recovered backend may be unable to tell an undone deletion from another
+		// one, so that it refuses what others would do: nobody is wrong, nothing is done.
+		return refusal
 	}
 	m.mu.Lock()
 	m.stopped = err

@@ -3,7 +3,6 @@ package raidstorage
 import (
 	"context"
 	"errors"
-	"io"
 	"iter"
 	"slices"
 )
@@ -66,8 +65,16 @@ func (m *Mirror) iterateOne(ctx context.Context, v *view, from, through TID, yie
 // returns the error for the caller.
 func (m *Mirror) iterationFailed(ctx context.Context, v **view, err error) error {
 	failed, ok := errors.AsType[*iterationError](err)
-	if !ok || Classify(err) != ClassFailure {
+	if !ok || Classify(err) == ClassAnswer {
 		return err
+	}
+	if Classify(err) == ClassRefusal { // by a nested mirror, say: another one may have it
+		rest := slices.DeleteFunc(slices.Clone((*v).sessions), func(s *session) bool { return s == failed.session })
+		if len(rest) == 0 {
+			return failed.err
+		}
+		*v = &view{last: (*v).last, sessions: rest, closed: (*v).closed}
+		return nil
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -130,12 +137,12 @@ func (m *Mirror) restOfRecords(ctx context.Context, tid TID, done int, yield fun
 // transaction when it began.
 func (m *Mirror) CurrentRecords(ctx context.Context, from OID) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
+		v := m.view.Load()
 		for {
-			next, err := m.currentFromOne(ctx, from, yield)
+			next, err := m.currentFromOne(ctx, v, from, yield)
 			if err == nil {
 				return
 			}
-			v := m.view.Load()
 			if err := m.iterationFailed(ctx, &v, err); err != nil {
 				yield(Record{}, err)
 				return
@@ -145,11 +152,10 @@ func (m *Mirror) CurrentRecords(ctx context.Context, from OID) iter.Seq2[Record,
 	}
 }
 
-func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record, error) bool) (next OID, err error) {
+func (m *Mirror) currentFromOne(ctx context.Context, v *view, from OID, yield func(Record, error) bool) (next OID, err error) {
 	if err := supports[RecordIterator](m); err != nil {
 		return from, err
 	}
-	v := m.view.Load()
 	if len(v.sessions) == 0 {
 		return from, &UnavailableError{Need: 1}
 	}
@@ -172,7 +178,10 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 			if isA[*NotFoundError](err) {
 				continue
 			}
-			if err != nil || !yield(Record{OID: oid, TID: rev.Serial, Data: rev.Data}, nil) {
+			if err != nil {
+				return false, err
+			}
+			if r, err := recordAt(ctx, s, oid, rev.Serial); err != nil || !yield(r, nil) {
 				return false, err
 			}
 			next = oid + 1
@@ -201,7 +210,9 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 			if err != nil {
 				return next, err
 			}
-			r = Record{OID: r.OID, TID: rev.Serial, Data: rev.Data, OpenBlob: m.blobOf(ctx, r.OID, rev.Serial)}
+			if r, err = recordAt(ctx, s, r.OID, rev.Serial); err != nil {
+				return next, err
+			}
 		}
 		if !yield(r, nil) {
 			return next, nil
@@ -212,14 +223,22 @@ func (m *Mirror) currentFromOne(ctx context.Context, from OID, yield func(Record
 	return next, err
 }
 
-// blobOf returns what opens the blob of a revision, nil if it has none.
-func (m *Mirror) blobOf(ctx context.Context, oid OID, serial TID) func(context.Context) (io.ReadCloser, error) {
-	blob, err := m.OpenBlob(ctx, oid, serial)
-	if err != nil {
-		return nil
+// recordAt returns the record of oid in transaction serial.
+func recordAt(ctx context.Context, s *session, oid OID, serial TID) (found Record, err error) {
+	for txn, err := range s.timely.Iterate(ctx, serial, serial) {
+		if err != nil {
+			return found, &iterationError{s, err}
+		}
+		for r, err := range txn.Records {
+			if err != nil {
+				return found, &iterationError{s, err}
+			}
+			if r.OID == oid {
+				found = r // the last one counts
+			}
+		}
 	}
-	blob.Close()
-	return func(ctx context.Context) (io.ReadCloser, error) { return m.OpenBlob(ctx, oid, serial) }
+	return found, nil
 }
 
 // unacknowledged lists the oids, from a given one on, in transactions that s holds

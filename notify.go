@@ -89,38 +89,51 @@ func (m *Mirror) notify(inv Invalidation) {
 	}
 }
 
-// routines counts goroutines. Unlike a WaitGroup alone it may be asked to start one
-// while, or after, somebody waits for all.
+// routines counts goroutines. Unlike a WaitGroup it may be asked to start one while,
+// or after, somebody waits for all.
 type routines struct {
-	mu      sync.Mutex // guards waiting, and keeps Go and Wait apart
-	waiting bool
-	group   sync.WaitGroup
+	mu      sync.Mutex // guards the fields below
+	running int
+	idle    chan struct{} // made by wait: closed when none runs, and none will
 }
 
 func (r *routines) start(f func()) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.waiting {
+	if r.idle != nil {
 		return false
 	}
-	r.group.Go(f)
+	r.running++
+	go func() {
+		defer r.end()
+		f()
+	}()
 	return true
+}
+
+func (r *routines) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running--; r.running == 0 && r.idle != nil {
+		close(r.idle)
+	}
 }
 
 // wait tells whether all have ended within the timeout. None is started any more.
 func (r *routines) wait(timeout time.Duration) bool {
 	r.mu.Lock()
-	r.waiting = true
+	if r.idle == nil {
+		r.idle = make(chan struct{})
+		if r.running == 0 {
+			close(r.idle)
+		}
+	}
+	idle := r.idle
 	r.mu.Unlock()
-	done := make(chan struct{})
-	go func() { // ends with the last of the goroutines that it counts
-		r.group.Wait()
-		close(done)
-	}()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
-	case <-done:
+	case <-idle:
 		return true
 	case <-timer.C:
 		return false

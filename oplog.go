@@ -1,6 +1,7 @@
 package raidstorage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -186,7 +187,28 @@ func newBlobSpool(dir string, blob io.Reader) (*blobSpool, error) {
 }
 
 func (b *blobSpool) open(context.Context) (io.ReadCloser, error) {
-	return io.NopCloser(io.NewSectionReader(b.file, 0, b.size)), nil
+	return io.NopCloser(&spoolReader{spool: b}), nil
+}
+
+// spoolReader reads a spooled blob. An end before its size is an error: a blob that
+// was cut short must not be committed.
+type spoolReader struct {
+	spool  *blobSpool
+	offset int64
+}
+
+// Read implements io.Reader.
+func (r *spoolReader) Read(p []byte) (int, error) {
+	left := r.spool.size - r.offset
+	if left == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.spool.file.ReadAt(p[:min(int64(len(p)), left)], r.offset)
+	r.offset += int64(n)
+	if err != nil && n < len(p) && r.offset < r.spool.size {
+		return n, &spoolError{cmp.Or(err, io.ErrUnexpectedEOF)}
+	}
+	return n, nil
 }
 
 // tempFile makes a file without a name, so that nothing is left of it after a crash.

@@ -218,8 +218,9 @@ func (m *Mirror) Supports(capability reflect.Type) bool {
 	if !reflect.TypeFor[*Mirror]().Implements(capability) {
 		return false
 	}
-	v := m.view.Load()
-	return len(v.sessions) > 0 && !slices.ContainsFunc(v.sessions, func(s *session) bool {
+	// Without any backend the methods say so themselves: "unavailable" is another
+	// answer than "never".
+	return !slices.ContainsFunc(m.view.Load().sessions, func(s *session) bool {
 		return !Supports(s.storage, capability)
 	})
 }
@@ -227,13 +228,13 @@ func (m *Mirror) Supports(capability reflect.Type) bool {
 // supports returns an *UnsupportedError if not all backends have capability C.
 func supports[C any](m *Mirror) error {
 	capability := reflect.TypeFor[C]()
-	if m.Supports(capability) {
-		return nil
-	}
 	if v := m.view.Load(); v.closed {
 		return ErrClosed
 	} else if len(v.sessions) == 0 {
 		return &UnavailableError{Need: 1}
+	}
+	if m.Supports(capability) {
+		return nil
 	}
 	return &UnsupportedError{Storage: m.cfg.Name, Capability: capability.Name()}
 }

@@ -1,0 +1,149 @@
+package raidstorage_test
+
+// What a second look at the repairs of a review showed.
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/storagetest"
+)
+
+// R2: a nested mirror that has no backend left is passed over by every kind of read.
+func TestEveryReadPassesOverANestedMirrorWithoutBackends(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for what, ask := range map[string]func(m *raidstorage.Mirror) error{
+		"iterate": func(m *raidstorage.Mirror) error { _, err := storagetest.Log(ctx, m); return err },
+		"current": func(m *raidstorage.Mirror) error {
+			for _, err := range m.CurrentRecords(ctx, 0) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"history": func(m *raidstorage.Mirror) error { _, err := m.History(ctx, 1, 3); return err },
+		"undolog": func(m *raidstorage.Mirror) error { _, err := m.UndoLog(ctx, 0, 3, nil); return err },
+		"size":    func(m *raidstorage.Mirror) error { _, _, err := m.Size(ctx); return err },
+		"blob": func(m *raidstorage.Mirror) error {
+			rev, _ := m.LoadBefore(ctx, 5, raidstorage.MaxTID)
+			b, err := m.OpenBlob(ctx, 5, rev.Serial)
+			if err == nil {
+				b.Close()
+			}
+			return err
+		},
+		"newoids": func(m *raidstorage.Mirror) error { _, err := m.NewOIDs(ctx, 3); return err },
+		"stage undo": func(m *raidstorage.Mirror) error {
+			txn, err := m.Begin(ctx, raidstorage.Meta{})
+			if err != nil {
+				return err
+			}
+			defer txn.Abort(ctx)
+			last, _ := m.LastTID(ctx)
+			return raidstorage.Undo(ctx, txn, last)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			scenario(t, 2, func(t *testing.T, w *world) {
+				w.cfg.ReadPolicy = raidstorage.PrimaryFirst
+				inner, nested := w.nest()
+				m := w.start()
+				w.mustCommit(m, 1, "one")
+				storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+					return raidstorage.StoreBlob(ctx, txn, 5, 0, []byte("r"), strings.NewReader("b"))
+				})
+				inner.setDown(true, "b1", "b2")
+				inner.backend("b1").CutOff()
+				inner.backend("b2").CutOff()
+				commit(nested(), 9, "x")
+				if err := ask(m); err != nil {
+					t.Errorf("%s: %T %v", what, err, err)
+				}
+			})
+		})
+	}
+}
+
+// R1: while a transaction is being finished, the current records are those before it,
+// with blobs and all.
+func TestCurrentRecordsStayWholeWhileATransactionFinishes(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"replaced", "deleted"} {
+		t.Run(what, func(t *testing.T) {
+			scenario(t, 2, func(t *testing.T, w *world) {
+				w.cfg.ReadPolicy = raidstorage.PrimaryFirst
+				m := w.start()
+				storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+					return raidstorage.StoreBlob(t.Context(), txn, 1, 0, []byte("record"), strings.NewReader("old blob"))
+				})
+				w.mustCommit(m, 2, "one")
+				undone := w.mustCommit(m, 2, "two")
+				storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+					return raidstorage.Undo(t.Context(), txn, undone)
+				})
+				before := currentRecords(t, m)
+				b2 := w.backend("b2")
+				n := count(b2, storagetest.CallFinish)
+				b2.Inject(storagetest.Fault{Call: storagetest.CallFinish, Kind: storagetest.Hang, Times: 1})
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+						for _, oid := range []raidstorage.OID{1, 2} {
+							var err error
+							if what == "deleted" {
+								err = txn.Delete(t.Context(), oid, w.serial(m, oid))
+							} else {
+								err = txn.Store(t.Context(), oid, w.serial(m, oid), []byte("new"))
+							}
+							if err != nil {
+								return err
+							}
+						}
+						return nil
+					})
+				}()
+				b2.WaitFor(t.Context(), storagetest.CallFinish, n+1)
+				synctest.Wait()
+				if diff := cmp.Diff(before, currentRecords(t, m)); diff != "" {
+					t.Errorf("(-want +got):\n%s", diff)
+				}
+				b2.Release()
+				<-done
+			})
+		})
+	}
+}
+
+// A blob that was cut short in the spool must not be committed, and hurts nobody.
+func TestSpooledBlobThatIsCutShortIsNotCommitted(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		const size = 2_234_579
+		w.cfg.TempDir = t.TempDir()
+		m := w.start()
+		w.mustCommit(m, 1, "x")
+		txn, err := m.Begin(t.Context(), raidstorage.Meta{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob := strings.NewReader(strings.Repeat("x", size))
+		if err := raidstorage.StoreBlob(t.Context(), txn, 2, 0, []byte("r"), blob); err != nil {
+			t.Fatal(err)
+		}
+		truncateUnlinked(t, size)
+		if _, err := txn.Vote(t.Context()); err == nil {
+			t.Error("a blob that was lost in the spool was accepted")
+		}
+		synctest.Wait()
+		w.wantInSync("b1", "b2")
+		w.mustCommit(m, 1, "y")
+	})
+}
