@@ -4,7 +4,6 @@ package raidstorage_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
