@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // StartError says why a mirror refuses to start.
@@ -194,15 +196,21 @@ func (m *Mirror) firstStart(ctx context.Context) error {
 	}
 	next := Membership{Mirror: newMirrorID()}.next(m.now(), "first start")
 	next.Members = m.names()
-	for _, b := range m.backends {
-		if b.session == nil {
-			continue
+	equal := make([]bool, len(m.backends))
+	group, groupCtx := errgroup.WithContext(ctx)
+	for i, b := range m.backends {
+		if b.session != nil {
+			group.Go(func() (err error) {
+				equal[i], err = m.equalToSource(groupCtx, b.session, source)
+				return err
+			})
 		}
-		equal, err := m.equalToSource(ctx, b.session, source)
-		if err != nil {
-			return err
-		}
-		if equal {
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for i, b := range m.backends {
+		if equal[i] {
 			next.InSync = append(next.InSync, b.cfg.Name)
 		}
 	}
