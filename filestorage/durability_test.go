@@ -79,6 +79,7 @@ func TestOpenMakesTheLastStatusDurable(t *testing.T) {
 	}
 }
 
+// The disk is full: the transaction fails, and the storage goes on.
 func TestAFailedVoteLeavesTheFileAsItWas(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "Data.fs")
@@ -100,11 +101,10 @@ func TestAFailedVoteLeavesTheFileAsItWas(t *testing.T) {
 	if !bytes.Equal(read(t, path), want) {
 		t.Error("a part of the transaction is in the file")
 	}
-	_, err = s.NewOIDs(t.Context(), 1)
-	wantErr[*raidstorage.ReadOnlyError](t, err)
 	if got := current(t, s, 1); got != "one" {
 		t.Errorf("object 1 is %q", got)
 	}
+	put(t, s, 2, "two, when there is space again")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -122,3 +122,22 @@ func (x Index) From(oid raidstorage.OID) iter.Seq2[raidstorage.OID, int64] {
 		}
 	}
 }
+
+// Mapped tells whether the storage reads through a mapping.
+func Mapped(s *Storage) bool { return s.f.mapped.Load() != nil }
+
+// ShortenMapping makes the mapping end at size.
+func ShortenMapping(s *Storage, size int) {
+	b, err := mapFile(s.f.file.(osFile).File, int64(size))
+	if err == nil {
+		s.f.maps = append(s.f.maps, b)
+		s.f.mapped.Store(&b)
+	}
+}
+
+// Queued returns how many transactions wait for the disk.
+func Queued(s *Storage) int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.queue)
+}

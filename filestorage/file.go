@@ -193,6 +193,26 @@ func (w *window) trailer(h txnHeader) (*flaw, error) {
 	return nil, nil
 }
 
+// complete returns the header of the transaction at pos, a flaw unless all of it is
+// there.
+func (w *window) complete(pos int64) (txnHeader, *flaw, error) {
+	h, bad, err := w.header(pos)
+	if bad != nil || err != nil {
+		return h, bad, err
+	}
+	if bad, err = w.trailer(h); bad != nil || err != nil {
+		return h, bad, err
+	}
+	for pos := h.records(); pos < h.end(); {
+		rec, bad, err := w.record(pos, h)
+		if bad != nil || err != nil {
+			return h, bad, err
+		}
+		pos = rec.next()
+	}
+	return h, nil, nil
+}
+
 // before returns the header of the transaction that ends at pos, found by its
 // trailing length.
 func (w *window) before(pos int64) (txnHeader, *flaw, error) {

@@ -10,17 +10,20 @@
 //
 // The format has no checksums, so only the order of writes makes a commit atomic:
 //
-//  1. Vote writes the transaction behind the last one with status 'c' and syncs.
-//  2. Finish overwrites the status, one byte, and syncs again. Then, and only then,
-//     the transaction becomes visible and Finish returns.
+//  1. Vote writes the transaction behind the last one with status 'c'.
+//  2. Finish waits for a sync, overwrites the status, one byte, and waits for another
+//     sync. Then, and only then, the transaction becomes visible and Finish returns.
+//     Transactions that are finished at the same time share these syncs.
 //
-// A crash before step 2 is durable leaves an incomplete transaction or one with
-// status 'c': the next open cuts it off. Python's FileStorage syncs once, after
+// A crash before the status is on the disk leaves an incomplete transaction or one
+// with status 'c': the next open cuts it off. Python's FileStorage syncs once, after
 // both writes, and so trusts that the disk does not write the status before the
 // data.
 //
-// When a write or sync fails, the storage becomes read-only until it is opened
-// again: what the system holds in memory and what is on the disk may differ then.
+// When the disk is full, the transaction that does not fit fails, and others may
+// follow. When a sync fails, or a write for another reason, the storage becomes
+// read-only until it is opened again: what the system holds in memory and what is on
+// the disk may differ then.
 package filestorage
 
 import (
@@ -43,6 +46,7 @@ var (
 	_ raidstorage.RecordIterator = (*Storage)(nil)
 	_ raidstorage.Truncater      = (*Storage)(nil)
 	_ raidstorage.Sizer          = (*Storage)(nil)
+	_ raidstorage.Flusher        = (*Storage)(nil)
 )
 
 // Durability says what Finish waits for.
@@ -76,14 +80,14 @@ type Options struct {
 
 // Storage is an open Data.fs.
 //
-// Locks are taken in the order commit, mu.
+// Locks are taken in the order commit, syncing, mu.
 type Storage struct {
 	path     string
 	readOnly bool
 	sync     bool
 	clock    func() time.Time
 	log      *slog.Logger
-	f        file
+	f        *source  // replaced only with commit and mu held
 	lock     *os.File // nil if read-only
 	repaired *Repair
 
@@ -91,20 +95,32 @@ type Storage struct {
 	commit  chan struct{}
 	writer  *vector       // of the transaction that holds commit, reused
 	closing chan struct{} // closed by Close, for those who wait for commit
+	syncing chan struct{} // held by the one who works the queue off: one slot
+	held    bool          // whether the last round held statuses back; guarded by syncing
 
-	buffers sync.Pool      // of *[]byte of readSize bytes
-	calls   sync.WaitGroup // calls under way; Add only with mu held and closed false
+	scratches sync.Pool // of *scratch
+	nextShard atomic.Uint32
+	calls     sync.WaitGroup // calls under way that no source counts; Add only with mu held and closed false
 	// cuts counts the truncations. A reader that sees it change may have read bytes
 	// that are not part of the file any more, and reads again.
 	cuts atomic.Uint64
 
 	mu       sync.RWMutex // guards the fields below; never held across I/O
 	index    *index       // of the finished transactions
-	end      int64        // of the last finished transaction; more bytes are a voted one's
+	end      int64        // of the last finished transaction; more bytes are of the queue and a voted one
 	last     raidstorage.TID
-	oids     raidstorage.OID // the highest oid given out or stored
-	saved    int64           // where the index file ends, 0 if there is none
-	voted    *txn            // the transaction that holds commit
+	oids     raidstorage.OID      // the highest oid given out or stored
+	saved    int64                // where the index file ends, 0 if there is none
+	voted    *txn                 // the transaction that holds commit
+	replaced map[*source]struct{} // files that iterators still read
+	// What Finish has taken but the disk may not have, see group.go.
+	queue     []*pending
+	synced    int                       // how many at its beginning are synced, but for their status
+	queuedAt  map[raidstorage.OID]int64 // records that are in it and not shown
+	unsettled []unsettled               // those of it that are shown
+	tail      int64                     // where it ends: end if it is empty
+	tailTID   raidstorage.TID           // of its last transaction: last if it is empty
+
 	spills   map[*spill]struct{}
 	broken   string // why nothing can be written any more
 	closed   bool
@@ -118,17 +134,37 @@ func (s *Storage) Name() string { return s.path }
 // Repaired tells what Open cut off the end of the file, nil if nothing.
 func (s *Storage) Repaired() *Repair { return s.repaired }
 
-// LastTID implements raidstorage.Storage.
+// LastTID implements raidstorage.Storage. While a voted transaction holds the commit
+// lock it waits for those before it, so that it returns that one's Vote.Last; see rule
+// G5 of group.go.
 func (s *Storage) LastTID(ctx context.Context) (raidstorage.TID, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
+	last, before, err := s.lastTID()
+	if err != nil || before == nil {
+		return last, err
+	}
+	select {
+	case <-before.done:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	last, _, err = s.lastTID()
+	return last, err
+}
+
+// lastTID returns the last tid and the transaction that LastTID waits for.
+func (s *Storage) lastTID() (last raidstorage.TID, before *pending, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
-		return 0, raidstorage.ErrClosed
+		return 0, nil, raidstorage.ErrClosed
 	}
-	return s.last, nil
+	if s.voted != nil && s.last != s.tailTID {
+		before = s.queue[len(s.queue)-1]
+	}
+	return s.last, before, nil
 }
 
 // NewOIDs implements raidstorage.Storage.
@@ -182,6 +218,10 @@ func (s *Storage) Close() error {
 	s.mu.Unlock()
 	close(s.closing)
 	s.calls.Wait()
+	s.f.wait()
+	for src := range s.replaced {
+		src.wait()
+	}
 	// From here on nobody else uses the storage: all calls are refused.
 	defer close(s.done)
 	s.closeErr = s.release()
@@ -196,7 +236,13 @@ func (s *Storage) release() error {
 	}
 	if !s.readOnly && s.broken == "" {
 		if s.voted != nil {
-			errs = append(errs, s.f.Truncate(s.end))
+			errs = append(errs, s.f.Truncate(s.tail))
+		}
+		for len(s.queue) > 0 { // deferred ones
+			s.round()
+		}
+		if s.broken != "" {
+			errs = append(errs, &raidstorage.ReadOnlyError{Storage: s.path, Reason: s.broken})
 		}
 		// A durable index of data that is not would be found out at open, but
 		// then the whole file would be read.
@@ -205,7 +251,10 @@ func (s *Storage) release() error {
 			errs = append(errs, s.saveIndex())
 		}
 	}
-	errs = append(errs, s.f.Close())
+	for src := range s.replaced {
+		errs = append(errs, src.close())
+	}
+	errs = append(errs, s.f.close())
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}

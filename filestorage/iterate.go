@@ -1,8 +1,10 @@
 package filestorage
 
 import (
+	"cmp"
 	"context"
 	"iter"
+	"slices"
 
 	"github.com/zeoraid/raidstorage"
 )
@@ -17,6 +19,7 @@ func (s *Storage) Iterate(ctx context.Context, from, through raidstorage.TID) it
 			yield(nil, err)
 			return
 		}
+		defer r.close()
 		pos, err := r.find(from)
 		for err == nil && pos < r.end {
 			var txn *raidstorage.Transaction
@@ -39,26 +42,32 @@ type logReader struct {
 	s   *Storage
 	ctx context.Context // of the one call that it serves
 	view
-	last raidstorage.TID
-	w    window
-	tail window // read backwards
+	last      raidstorage.TID
+	unsettled []unsettled
+	w         window
+	tail      window // read backwards
 }
 
+// newLogReader pins the file that is read: close ends that.
 func (s *Storage) newLogReader(ctx context.Context) (*logReader, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
 		return nil, raidstorage.ErrClosed
 	}
-	v := view{s.end, s.cuts.Load()}
+	src := s.pinLocked()
+	v := s.viewLocked()
+	// Not through the mapping: the system reads ahead for system calls.
 	return &logReader{
-		s: s, ctx: ctx, view: v, last: s.last,
-		w: window{r: s.f, end: v.end}, tail: window{r: s.f, end: v.end, back: true},
+		s: s, ctx: ctx, view: v, last: s.last, unsettled: s.unsettled,
+		w: window{r: src.file, end: v.end}, tail: window{r: src.file, end: v.end, back: true},
 	}, nil
 }
+
+func (r *logReader) close() { r.s.unpin(r.src) }
 
 // step runs read, one short piece of work on the file, unless the storage was
 // closed or truncated or the context has ended.
@@ -83,6 +92,7 @@ func (r *logReader) step(read func() (*flaw, error)) error {
 func (r *logReader) header(pos int64) (h txnHeader, err error) {
 	err = r.step(func() (bad *flaw, err error) {
 		h, bad, err = r.w.header(pos)
+		r.final(&h)
 		return bad, err
 	})
 	return h, err
@@ -92,6 +102,7 @@ func (r *logReader) header(pos int64) (h txnHeader, err error) {
 func (r *logReader) before(pos int64) (h txnHeader, err error) {
 	err = r.step(func() (bad *flaw, err error) {
 		h, bad, err = r.tail.before(pos)
+		r.final(&h)
 		return bad, err
 	})
 	return h, err
@@ -136,10 +147,12 @@ func (r *logReader) transaction(pos int64) (txn *raidstorage.Transaction, next i
 		if h, bad, err = r.w.header(pos); bad != nil || err != nil {
 			return bad, err
 		}
-		if h.status == statusCheckpoint {
+		if r.final(&h); h.status == statusCheckpoint {
 			return &flaw{pos: pos, tid: h.tid, reason: "unfinished transaction before the end of the file"}, nil
 		}
-		meta, err = r.w.meta(h)
+		if meta, err = r.w.meta(h); err == nil {
+			meta.Status = h.status
+		}
 		return nil, err
 	})
 	if err != nil {
@@ -178,11 +191,28 @@ func (r *logReader) record(pos int64, h txnHeader) (out raidstorage.Record, next
 			out.Data = make([]byte, rec.size)
 			return nil, r.w.read(out.Data, rec.data())
 		case rec.back != 0:
-			buf := r.s.buffer()
-			defer r.s.buffers.Put(buf)
-			return nil, r.s.repeat(r.ctx, &out, rec, *buf)
+			sc := r.s.scratch()
+			defer r.s.scratches.Put(sc)
+			return nil, r.repeat(r.ctx, &out, rec, r.bufferOf(sc))
 		}
 		return nil, nil
 	})
 	return out, next, err
+}
+
+// final gives h the status that it has for readers: in the file it may be 'c' still.
+func (r *logReader) final(h *txnHeader) {
+	if h.status == statusCheckpoint {
+		h.status = finalStatus(r.unsettled, h.pos)
+	}
+}
+
+// finalStatus returns the status that the transaction at pos will have in the file,
+// 'c' if it is not one of those that are finished.
+func finalStatus(all []unsettled, pos int64) raidstorage.TxnStatus {
+	i, found := slices.BinarySearchFunc(all, pos, func(u unsettled, pos int64) int { return cmp.Compare(u.pos, pos) })
+	if !found {
+		return statusCheckpoint
+	}
+	return all[i].status
 }

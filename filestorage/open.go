@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -46,7 +47,7 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 	}
 	errs := []error{err}
 	if s.f != nil {
-		errs = append(errs, s.f.Close())
+		errs = append(errs, s.f.close())
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
@@ -58,8 +59,9 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 func newStorage(path string, opts Options) *Storage {
 	s := &Storage{
 		path: path, readOnly: opts.ReadOnly, sync: opts.Durability == Sync, clock: opts.Clock, log: opts.Logger,
-		commit: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
-		spills: make(map[*spill]struct{}), index: newIndex(), end: magicLen,
+		commit: make(chan struct{}, 1), syncing: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+		spills: make(map[*spill]struct{}), replaced: make(map[*source]struct{}), queuedAt: make(map[raidstorage.OID]int64),
+		index: newIndex(), end: magicLen, tail: magicLen,
 	}
 	if s.clock == nil {
 		s.clock = time.Now
@@ -94,7 +96,7 @@ func (s *Storage) openFile(ctx context.Context, opts Options, wrap func(file) fi
 }
 
 func (s *Storage) attach(f file) {
-	s.f = f
+	s.f = newSource(f)
 	s.writer = newVector(f)
 }
 
@@ -148,7 +150,7 @@ func (s *Storage) load(ctx context.Context, size int64) error {
 	}
 	s.loadIndex(size)
 	indexed := s.saved != 0
-	sc := &scanner{s: s, index: s.index, last: s.last, w: window{r: s.f, end: size}}
+	sc := &scanner{s: s, index: s.index, last: s.last, w: window{r: s.f.file, end: size}}
 	end, tear, err := sc.scan(ctx, s.end)
 	if err != nil {
 		return err
@@ -159,9 +161,11 @@ func (s *Storage) load(ctx context.Context, size int64) error {
 			return err
 		}
 	}
-	if err := s.settle(); err != nil {
+	if err := s.settleEnd(sc.finished); err != nil {
 		return err
 	}
+	s.tail, s.tailTID = s.end, s.last
+	s.f.extend(s.end)
 	if now := raidstorage.TIDFromTime(s.clock()); s.last > now {
 		s.log.Warn("the last transaction is in the future", "backend", s.path, "tid", s.last)
 	}
@@ -174,21 +178,35 @@ func (s *Storage) load(ctx context.Context, size int64) error {
 	return nil
 }
 
-// settle makes the last transaction durable. If the sync of its Finish failed, its
-// status may be on its way to the disk still, or, on systems that forget what they
-// could not write, only in memory; another commit must not build on that. All other
-// bytes were synced before the status was written.
-func (s *Storage) settle() error {
-	if s.readOnly || !s.sync || s.end == magicLen {
+// settleEnd makes the last transactions durable. If the sync of their Finish failed,
+// their statuses may be on their way to the disk still, or, on systems that forget what
+// they could not write, only in memory; another commit must not build on that. All
+// other bytes were synced before the statuses were written (rule G1 of group.go). It
+// also writes the statuses of those that the scan has finished.
+func (s *Storage) settleEnd(finished []txnHeader) error {
+	if s.readOnly || s.end == magicLen || !s.sync && len(finished) == 0 {
 		return nil
 	}
-	w := &window{r: s.f, end: s.end, back: true}
-	h, bad, err := w.before(s.end)
-	if err := s.check(bad, err); err != nil {
-		return err
+	w := &window{r: s.f.file, end: s.end, back: true}
+	last := make([]txnHeader, 0, maxBatch)
+	for pos := s.end; pos > magicLen && len(last) < maxBatch; {
+		h, bad, err := w.before(pos)
+		if err != nil {
+			return s.ioError("open", err)
+		}
+		if bad != nil {
+			break // damage that the index hides from the scan
+		}
+		if h.status != statusCheckpoint {
+			last = append(last, h)
+		}
+		pos = h.pos
 	}
-	if _, err := s.f.WriteAt([]byte{byte(h.status)}, h.pos+statusOffset); err != nil {
-		return s.ioError("open", err)
+	slices.Reverse(last)
+	for _, h := range append(finished, last...) {
+		if _, err := s.f.WriteAt([]byte{byte(h.status)}, h.pos+statusOffset); err != nil {
+			return s.ioError("open", err)
+		}
 	}
 	if err := s.f.Sync(); err != nil {
 		return s.ioError("open: sync", err)
@@ -244,7 +262,7 @@ const (
 // a sample of the objects is. It returns the last tid.
 func (s *Storage) sane(x *index, end int64) (raidstorage.TID, error) {
 	var last raidstorage.TID
-	w := &window{r: s.f, end: end, back: true}
+	w := &window{r: s.f.file, end: end, back: true}
 	for pos, n := end, 0; pos > magicLen; n++ {
 		h, bad, err := w.before(pos)
 		if err != nil {
@@ -270,7 +288,7 @@ func (s *Storage) sane(x *index, end int64) (raidstorage.TID, error) {
 
 // saneTransaction compares the index with the transaction h, the last one.
 func (s *Storage) saneTransaction(x *index, h txnHeader) error {
-	w := &window{r: s.f, end: h.next()}
+	w := &window{r: s.f.file, end: h.next()}
 	for pos, n := h.records(), 0; pos < h.end() && n < saneRecords; n++ {
 		rec, bad, err := w.record(pos, h)
 		if err != nil {
@@ -291,7 +309,7 @@ func (s *Storage) saneTransaction(x *index, h txnHeader) error {
 // saneSample looks whether objects are where the index says: all of them in a small
 // one, some of pages evenly spread in a large one.
 func (s *Storage) saneSample(x *index, end int64) error {
-	var buf [maxRecordHeaderLen]byte
+	v, buf := s.committerView(end), make([]byte, maxRecordHeaderLen)
 	pages := len(x.keys)
 	perPage, step := max(1, saneObjects/max(1, pages)), max(1, pages/saneObjects)
 	for i := 0; i < pages; i += step {
@@ -300,7 +318,7 @@ func (s *Storage) saneSample(x *index, end int64) error {
 			if n++; n > perPage || uint64(e.oid)>>pageBits != x.keys[i] {
 				break
 			}
-			if _, _, err := s.recordAt(e.pos, end, e.oid, buf[:]); err != nil {
+			if _, _, err := v.recordAt(e.pos, end, e.oid, buf); err != nil {
 				return fmt.Errorf("%w: %w", errIndex, err)
 			}
 		}

@@ -2,6 +2,7 @@ package filestorage
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +16,12 @@ import (
 // smaller, so header and data come with one system call.
 const readSize = 2 << 10
 
-// view is a moment of the storage: all transactions that were finished then.
+// view is a moment of the storage: all transactions that were finished then, and the
+// file that they are in. Reads on one that enter or locate returned are counted, and
+// leave ends them.
 type view struct {
+	s    *Storage
+	src  *source
 	end  int64
 	cuts uint64
 }
@@ -26,46 +31,58 @@ func (s *Storage) LoadBefore(ctx context.Context, oid raidstorage.OID, before ra
 	if err := ctx.Err(); err != nil {
 		return raidstorage.Revision{}, err
 	}
+	sc := s.scratch()
+	defer s.scratches.Put(sc)
 	for {
-		pos, v, err := s.locate(oid)
+		pos, v, err := s.locate(oid, sc)
 		if err != nil {
 			return raidstorage.Revision{}, err
 		}
-		rev, err := s.revisionBefore(ctx, oid, pos, before, v.end)
-		again := s.cuts.Load() != v.cuts
-		s.calls.Done()
-		if !again {
+		rev, err := v.revisionBefore(ctx, oid, pos, before, sc)
+		if !v.leave(sc) {
 			return rev, err
 		}
 	}
 }
 
-// locate begins a call, see enter, and returns where oid's current record is.
-func (s *Storage) locate(oid raidstorage.OID) (int64, view, error) {
+// locate begins a read and returns where oid's current record is.
+func (s *Storage) locate(oid raidstorage.OID, sc *scratch) (int64, view, error) {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
 	if s.closed {
+		s.mu.RUnlock()
 		return 0, view{}, raidstorage.ErrClosed
 	}
-	s.calls.Add(1)
-	return s.index.get(oid), view{s.end, s.cuts.Load()}, nil
+	v := s.viewLocked()
+	v.src.calls[sc.shard].Add(1)
+	pos := s.index.get(oid)
+	s.mu.RUnlock()
+	return pos, v, nil
+}
+
+func (s *Storage) viewLocked() view { return view{s, s.f, s.end, s.cuts.Load()} }
+
+// leave ends what locate began. It returns true if transactions were cut off
+// meanwhile: then what was read may be wrong.
+func (v *view) leave(sc *scratch) (again bool) {
+	again = v.s.cuts.Load() != v.cuts
+	v.src.calls[sc.shard].Done()
+	return again
 }
 
 // revisionBefore follows the object's records back from the one at pos.
-func (s *Storage) revisionBefore(ctx context.Context, oid raidstorage.OID, pos int64, before raidstorage.TID, end int64) (raidstorage.Revision, error) {
+func (v *view) revisionBefore(ctx context.Context, oid raidstorage.OID, pos int64, before raidstorage.TID, sc *scratch) (raidstorage.Revision, error) {
 	if pos == 0 {
 		return raidstorage.Revision{}, &raidstorage.NotFoundError{OID: oid}
 	}
-	buf := s.buffer()
-	defer s.buffers.Put(buf)
+	buf := v.bufferOf(sc)
 	var next raidstorage.TID
 	for {
-		h, b, err := s.recordAt(pos, end, oid, *buf)
+		h, b, err := v.recordAt(pos, v.end, oid, buf)
 		if err != nil {
 			return raidstorage.Revision{}, err
 		}
 		if h.tid < before {
-			data, err := s.dataOf(ctx, h, b, *buf)
+			data, err := v.dataOf(ctx, h, b, buf)
 			if err == nil && data == nil {
 				err = &raidstorage.NotFoundError{OID: oid}
 			}
@@ -84,62 +101,89 @@ func (s *Storage) revisionBefore(ctx context.Context, oid raidstorage.OID, pos i
 	}
 }
 
-// buffer returns a buffer of readSize bytes, to be put back into s.buffers.
-func (s *Storage) buffer() *[]byte {
-	if b, ok := s.buffers.Get().(*[]byte); ok {
-		return b
+// bufferOf returns the part of sc.buf that a read of a record is to fill: less where
+// the rest of a long one can be copied from a mapping.
+func (v *view) bufferOf(sc *scratch) []byte {
+	if v.src.mapped.Load() != nil {
+		return sc.buf[:maxRecordHeaderLen]
 	}
-	b := make([]byte, readSize)
-	return &b
+	return sc.buf
 }
 
 // recordAt reads the record of oid at pos, below end, with as much of its data as
 // fits into buf; that part of buf is returned.
-func (s *Storage) recordAt(pos, end int64, oid raidstorage.OID, buf []byte) (recordHeader, []byte, error) {
+func (v *view) recordAt(pos, end int64, oid raidstorage.OID, buf []byte) (recordHeader, []byte, error) {
 	if pos+recordHeaderLen > end {
-		return recordHeader{}, nil, s.corrupt(&flaw{pos: pos, oid: oid, reason: "pointer to a record beyond the end"})
+		return recordHeader{}, nil, v.s.corrupt(&flaw{pos: pos, oid: oid, reason: "pointer to a record beyond the end"})
 	}
-	n, err := s.f.ReadAt(buf[:min(int64(len(buf)), end-pos)], pos)
+	b := buf[:min(int64(len(buf)), end-pos)]
+	n, certain, err := v.src.peek(b, pos)
+	if err == nil && !certain && getSize(b) == 0 {
+		// Seldom: it has no data, or the file was cut before the size.
+		n, err = v.src.ReadAt(b, pos)
+	}
 	if n < recordHeaderLen {
-		return recordHeader{}, nil, s.ioError("read", shortRead(err))
+		return recordHeader{}, nil, v.s.ioError("read", shortRead(err))
 	}
-	h, bad := parseRecordHeader(buf[:n], pos, end)
+	h, bad := parseRecordHeader(b[:n], pos, end)
 	if bad == nil && h.oid != oid {
 		bad = &flaw{pos: pos, oid: oid, tid: h.tid, reason: fmt.Sprintf("a record of object %v is where one of this object must be", h.oid)}
 	}
 	if bad != nil {
-		return recordHeader{}, nil, s.corrupt(bad)
+		return recordHeader{}, nil, v.s.corrupt(bad)
 	}
-	return h, buf[recordHeaderLen:n], nil
+	return h, b[recordHeaderLen:n], nil
 }
+
+func getSize(header []byte) uint64 { return binary.BigEndian.Uint64(header[recordHeaderLen-8:]) }
 
 // dataOf returns the data of the record h in new memory, nil for a deletion. b is
 // the beginning of the data, as recordAt left it in buf.
-func (s *Storage) dataOf(ctx context.Context, h recordHeader, b, buf []byte) ([]byte, error) {
-	h, b, err := s.source(ctx, h, b, buf)
+func (v *view) dataOf(ctx context.Context, h recordHeader, b, buf []byte) ([]byte, error) {
+	h, b, err := v.source(ctx, h, b, buf)
 	if err != nil || h.size == 0 {
 		return nil, err
 	}
+	var data []byte
 	if int64(len(b)) >= h.size {
-		return slices.Clip(append([]byte(nil), b[:h.size]...)), nil // spares clearing it first
+		data = slices.Clip(append([]byte(nil), b[:h.size]...)) // spares clearing it first
+	} else {
+		data = make([]byte, h.size)
+		n := copy(data, b)
+		if m, _, err := v.src.peek(data[n:], h.data()+int64(n)); n+m < len(data) {
+			return nil, v.s.ioError("read", shortRead(err))
+		}
+	}
+	// No pickle ends with 0, but a mapping does where the file was cut.
+	if data[len(data)-1] == 0 {
+		if err := readFull(v.src, data, h.data()); err != nil {
+			return nil, v.s.ioError("read", err)
+		}
+	}
+	return data, nil
+}
+
+// bytesAt returns the data of the record h, nil for a deletion.
+func (v *view) bytesAt(h recordHeader) ([]byte, error) {
+	if h.size == 0 {
+		return nil, nil
 	}
 	data := make([]byte, h.size)
-	n := copy(data, b)
-	if err := readFull(s.f, data[n:], h.data()+int64(n)); err != nil {
-		return nil, s.ioError("read", err)
+	if err := readFull(v.src, data, h.data()); err != nil {
+		return nil, v.s.ioError("read", err)
 	}
 	return data, nil
 }
 
 // source follows back pointers to the record that has data, or deletes: its size
 // is 0 then. Every pointer points backwards, so the chain ends.
-func (s *Storage) source(ctx context.Context, h recordHeader, b, buf []byte) (recordHeader, []byte, error) {
+func (v *view) source(ctx context.Context, h recordHeader, b, buf []byte) (recordHeader, []byte, error) {
 	for h.size == 0 && h.back != 0 {
 		if err := ctx.Err(); err != nil {
 			return h, nil, err
 		}
 		var err error
-		if h, b, err = s.recordAt(h.back, h.pos, h.oid, buf); err != nil {
+		if h, b, err = v.recordAt(h.back, h.pos, h.oid, buf); err != nil {
 			return h, nil, err
 		}
 	}
@@ -166,40 +210,39 @@ func (s *Storage) History(ctx context.Context, oid raidstorage.OID, limit int) (
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	sc := s.scratch()
+	defer s.scratches.Put(sc)
 	for {
-		pos, v, err := s.locate(oid)
+		pos, v, err := s.locate(oid, sc)
 		if err != nil {
 			return nil, err
 		}
-		infos, err := s.history(ctx, oid, pos, limit, v.end)
-		again := s.cuts.Load() != v.cuts
-		s.calls.Done()
-		if !again {
+		infos, err := v.history(ctx, oid, pos, limit, sc)
+		if !v.leave(sc) {
 			return infos, err
 		}
 	}
 }
 
-func (s *Storage) history(ctx context.Context, oid raidstorage.OID, pos int64, limit int, end int64) ([]raidstorage.TxnInfo, error) {
+func (v *view) history(ctx context.Context, oid raidstorage.OID, pos int64, limit int, sc *scratch) ([]raidstorage.TxnInfo, error) {
 	if pos == 0 {
 		return nil, &raidstorage.NotFoundError{OID: oid}
 	}
-	buf := s.buffer()
-	defer s.buffers.Put(buf)
+	buf := v.bufferOf(sc)
 	infos := make([]raidstorage.TxnInfo, 0, min(limit, 16))
 	for pos != 0 && len(infos) < limit {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		h, b, err := s.recordAt(pos, end, oid, *buf)
+		h, b, err := v.recordAt(pos, v.end, oid, buf)
 		if err != nil {
 			return nil, err
 		}
-		src, _, err := s.source(ctx, h, b, *buf)
+		src, _, err := v.source(ctx, h, b, buf)
 		if err != nil {
 			return nil, err
 		}
-		meta, err := s.metaAt(h.txn, end, *buf)
+		meta, err := v.metaAt(h.txn)
 		if err != nil {
 			return nil, err
 		}
@@ -210,18 +253,35 @@ func (s *Storage) history(ctx context.Context, oid raidstorage.OID, pos int64, l
 }
 
 // metaAt reads the metadata of the transaction at pos.
-func (s *Storage) metaAt(pos, end int64, buf []byte) (raidstorage.Meta, error) {
-	w := &window{r: s.f, end: end, buf: buf}
+func (v *view) metaAt(pos int64) (raidstorage.Meta, error) {
+	meta, err := v.metaNow(pos)
+	if err != nil || meta.Status != statusCheckpoint {
+		return meta, err
+	}
+	v.s.mu.RLock()
+	meta.Status = finalStatus(v.s.unsettled, pos)
+	v.s.mu.RUnlock()
+	if meta.Status == statusCheckpoint { // it got its status after it was read
+		return v.metaNow(pos)
+	}
+	return meta, nil
+}
+
+func (v *view) metaNow(pos int64) (raidstorage.Meta, error) {
+	w := &window{r: v.src, end: v.end, buf: make([]byte, metaWindow)}
 	h, bad, err := w.header(pos)
-	if err := s.check(bad, err); err != nil {
+	if err := v.s.check(bad, err); err != nil {
 		return raidstorage.Meta{}, err
 	}
 	meta, err := w.meta(h)
 	if err != nil {
-		return raidstorage.Meta{}, s.ioError("read", err)
+		return raidstorage.Meta{}, v.s.ioError("read", err)
 	}
 	return meta, nil
 }
+
+// metaWindow is what reading a transaction's metadata asks for: most are shorter.
+const metaWindow = 512
 
 // batch is how many objects CurrentRecords looks up at a time.
 const batch = 256
@@ -281,52 +341,51 @@ func (s *Storage) oidsFrom(from raidstorage.OID, oids []raidstorage.OID) ([]raid
 // current returns the current record of oid, with nil Data if it is deleted or
 // gone.
 func (s *Storage) current(ctx context.Context, oid raidstorage.OID) (raidstorage.Record, error) {
+	sc := s.scratch()
+	defer s.scratches.Put(sc)
 	for {
 		if err := ctx.Err(); err != nil {
 			return raidstorage.Record{}, err
 		}
-		pos, v, err := s.locate(oid)
+		pos, v, err := s.locate(oid, sc)
 		if err != nil {
 			return raidstorage.Record{}, err
 		}
-		rec, err := s.export(ctx, oid, pos, v.end)
-		again := s.cuts.Load() != v.cuts
-		s.calls.Done()
-		if !again {
+		rec, err := v.export(ctx, oid, pos, sc)
+		if !v.leave(sc) {
 			return rec, err
 		}
 	}
 }
 
 // export reads the record of oid at pos as callers see it.
-func (s *Storage) export(ctx context.Context, oid raidstorage.OID, pos, end int64) (raidstorage.Record, error) {
+func (v *view) export(ctx context.Context, oid raidstorage.OID, pos int64, sc *scratch) (raidstorage.Record, error) {
 	rec := raidstorage.Record{OID: oid}
 	if pos == 0 {
 		return rec, nil
 	}
-	buf := s.buffer()
-	defer s.buffers.Put(buf)
-	h, b, err := s.recordAt(pos, end, oid, *buf)
+	buf := v.bufferOf(sc)
+	h, b, err := v.recordAt(pos, v.end, oid, buf)
 	if err != nil {
 		return rec, err
 	}
 	rec.TID = h.tid
 	if h.back != 0 {
-		err = s.repeat(ctx, &rec, h, *buf)
+		err = v.repeat(ctx, &rec, h, buf)
 		return rec, err
 	}
-	rec.Data, err = s.dataOf(ctx, h, b, *buf)
+	rec.Data, err = v.dataOf(ctx, h, b, buf)
 	return rec, err
 }
 
 // repeat fills in what h, which has a back pointer, repeats. Like ZODB's iterators
 // it names the transaction that h points to, not the one at the end of a chain.
-func (s *Storage) repeat(ctx context.Context, rec *raidstorage.Record, h recordHeader, buf []byte) error {
-	first, b, err := s.recordAt(h.back, h.pos, h.oid, buf)
+func (v *view) repeat(ctx context.Context, rec *raidstorage.Record, h recordHeader, buf []byte) error {
+	first, b, err := v.recordAt(h.back, h.pos, h.oid, buf)
 	if err != nil {
 		return err
 	}
-	if rec.Data, err = s.dataOf(ctx, first, b, buf); rec.Data != nil {
+	if rec.Data, err = v.dataOf(ctx, first, b, buf); rec.Data != nil {
 		rec.DataTID = first.tid
 	}
 	return err

@@ -34,6 +34,11 @@ type scanner struct {
 	last    raidstorage.TID
 	w       window
 	entries []entry // of the transaction being read
+	// Before finishing, transactions with status 'c' are finished ones, whose status is
+	// to be as; finished lists those that were met.
+	finishing int64
+	as        raidstorage.TxnStatus
+	finished  []txnHeader
 }
 
 // scan reads from pos, where a transaction begins, to the end. It returns where the
@@ -53,6 +58,17 @@ func (sc *scanner) scan(ctx context.Context, pos int64) (int64, *flaw, error) {
 		}
 		if !bad.tear {
 			return 0, nil, sc.s.corrupt(bad)
+		}
+		if h.status == statusCheckpoint && pos >= sc.finishing {
+			found, err := sc.finishes(ctx, pos)
+			switch {
+			case err != nil:
+				return 0, nil, err
+			case found && sc.s.readOnly:
+				return pos, bad, nil // for the writer to finish
+			case found:
+				continue
+			}
 		}
 		follows, err := sc.wholeAfter(ctx, pos)
 		if err != nil {
@@ -80,10 +96,14 @@ func (sc *scanner) transaction(pos int64) (txnHeader, *flaw, error) {
 		return h, torn, err
 	case bad != nil:
 		return h, bad, nil
-	case h.status == statusCheckpoint:
+	case h.status == statusCheckpoint && pos >= sc.finishing:
 		return h, &flaw{pos: pos, tid: h.tid, tear: true, reason: "transaction was not finished"}, nil
 	case h.tid <= sc.last:
 		return h, &flaw{pos: pos, tid: h.tid, reason: "transaction id is not later than the one before"}, nil
+	}
+	if h.status == statusCheckpoint {
+		h.status = sc.as
+		sc.finished = append(sc.finished, h)
 	}
 	sc.entries = sc.entries[:0]
 	for pos := h.records(); pos < h.end(); {
@@ -101,6 +121,40 @@ func (sc *scanner) transaction(pos int64) (txnHeader, *flaw, error) {
 		}
 	}
 	return h, nil, nil
+}
+
+// finishes tells whether the transactions with status 'c' from pos on were part of a
+// round of statuses that the power failure cut short: whether a finished transaction
+// follows them directly, see rules G1 to G3 of group.go. A round has at most maxBatch
+// statuses, so where more transactions follow, a byte of a finished one has changed.
+func (sc *scanner) finishes(ctx context.Context, pos int64) (bool, error) {
+	w := window{r: sc.w.r, end: sc.w.end}
+	through, last := pos, sc.last
+	var as raidstorage.TxnStatus
+	for n := 0; pos < w.end; n++ {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		h, bad, err := w.complete(pos)
+		if err != nil {
+			return false, sc.s.ioError("read", err)
+		}
+		if bad != nil || h.tid <= last {
+			break
+		}
+		if h.status != statusCheckpoint {
+			if n >= maxBatch {
+				return false, nil
+			}
+			through, as = h.pos, h.status
+		}
+		pos, last = h.next(), h.tid
+	}
+	if as == 0 {
+		return false, nil
+	}
+	sc.finishing, sc.as = through, as
+	return true, nil
 }
 
 // wholeAfter tells whether a whole transaction begins anywhere after pos. A record

@@ -122,7 +122,6 @@ func TestDamageIsNotCut(t *testing.T) {
 		damage func(b []byte)
 		offset int
 	}{
-		"status c before others":          {func(b []byte) { b[ends[1]+16] = 'c' }, ends[1]},
 		"unknown status":                  {func(b []byte) { b[ends[1]+16] = 'x' }, ends[1]},
 		"unknown status at the end":       {func(b []byte) { b[ends[2]+16] = 'x' }, ends[2]},
 		"length beyond the end":           {func(b []byte) { length(b, 1)[3] = 9 }, ends[1]},
@@ -215,5 +214,74 @@ func TestTransactionsWithStatusUArePassedOver(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// The power failed while the statuses of several transactions were written that share
+// a sync: the disk has some of them, and no one was acknowledged. See rules G1 to G3.
+func TestOpenFinishesWhatSharedASync(t *testing.T) {
+	t.Parallel()
+	content, ends, dumps := history(t)
+	for name, c := range map[string]struct {
+		voted []int // transactions, with status 'c'
+		whole int   // how many the file holds after open
+	}{
+		"the first of three":          {[]int{0}, 3},
+		"the second of three":         {[]int{1}, 3},
+		"the first two":               {[]int{0, 1}, 3},
+		"the first and the last":      {[]int{0, 2}, 2},
+		"the last two, none finished": {[]int{1, 2}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bytes.Clone(content)
+			for _, n := range c.voted {
+				b[ends[n]+16] = 'c'
+			}
+			path := filepath.Join(t.TempDir(), "Data.fs")
+			write(t, path, b)
+			readOnly := openFor(t, path, filestorage.Options{ReadOnly: true})
+			if got := mustDump(t, readOnly); got != dumps[c.voted[0]] {
+				t.Errorf("the writer has not finished them, but there are\n%s", got)
+			}
+			for range 2 {
+				s := openFor(t, path, filestorage.Options{})
+				if diff := cmp.Diff(mustDump(t, s), dumps[c.whole]); diff != "" {
+					t.Errorf("(-got +want):\n%s", diff)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := read(t, path); !bytes.Equal(got, content[:ends[c.whole]]) {
+				t.Error("the statuses were not written")
+			}
+		})
+	}
+}
+
+// More transactions follow than share a sync: this is damage.
+func TestAStatusThatChangedIsNotCut(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	s := openFor(t, path, filestorage.Options{Durability: filestorage.NoSync})
+	for range 70 {
+		put(t, s, 1, "one")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := read(t, path)
+	b[4+16] = 'c'
+	write(t, path, b)
+	if err := os.Remove(path + ".index"); err != nil {
+		t.Fatal(err)
+	}
+	for _, readOnly := range []bool{false, true} {
+		_, err := filestorage.Open(t.Context(), path, filestorage.Options{ReadOnly: readOnly})
+		wantErr[*raidstorage.CorruptError](t, err)
+	}
+	if !bytes.Equal(read(t, path), b) {
+		t.Error("the file was changed")
 	}
 }

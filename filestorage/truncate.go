@@ -38,6 +38,7 @@ func (s *Storage) TruncateAfter(ctx context.Context, tid, last raidstorage.TID) 
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	pos, err := r.find(tid + 1)
 	if err != nil {
 		return err
@@ -73,6 +74,7 @@ func (s *Storage) cut(r *logReader, pos int64) error {
 	s.mu.Lock()
 	change()
 	s.end, s.last, s.saved = pos, last, 0
+	s.tail, s.tailTID = pos, last
 	s.cuts.Add(1)
 	s.mu.Unlock()
 	if err := s.f.Truncate(pos); err != nil {
@@ -125,7 +127,7 @@ func (s *Storage) indexWithout(r *logReader, pos int64) (func(), error) {
 }
 
 func (s *Storage) indexFromScratch(ctx context.Context, pos int64) (func(), error) {
-	sc := &scanner{s: s, index: newIndex(), w: window{r: s.f, end: pos}}
+	sc := &scanner{s: s, index: newIndex(), w: window{r: s.f.file, end: pos}}
 	_, tear, err := sc.scan(ctx, magicLen)
 	if err == nil && tear != nil {
 		err = s.corrupt(tear)

@@ -195,8 +195,9 @@ func (t *txn) bytes(p payload) ([]byte, error) {
 	return data, nil
 }
 
-// Finish implements raidstorage.Txn. It does not wait for others, so ctx plays no
-// part: once it has begun, the outcome must not depend on the caller's patience.
+// Finish implements raidstorage.Txn. It frees the commit lock as soon as the
+// transaction is in the queue, and waits for the disk only, so ctx plays no part: once
+// it has begun, the outcome must not depend on the caller's patience.
 func (t *txn) Finish(context.Context) (raidstorage.TID, error) {
 	if t.state != stateVoted {
 		return 0, &raidstorage.TxnStateError{Op: "finish", State: t.state.String()}
@@ -205,11 +206,23 @@ func (t *txn) Finish(context.Context) (raidstorage.TID, error) {
 		return 0, err // Close has aborted it
 	}
 	defer t.s.calls.Done()
-	defer t.end()
-	if err := t.s.commitPending(t.pending); err != nil {
+	if err := t.commit(t.pending); err != nil {
 		return 0, &raidstorage.OutcomeUnknownError{TID: t.meta.TID, Err: err}
 	}
 	return t.meta.TID, nil
+}
+
+func (t *txn) commit(p *pending) error {
+	if !t.s.sync {
+		defer t.end()
+		return t.s.commitNow(p)
+	}
+	wait, err := t.s.enqueue(p)
+	t.end()
+	if err != nil || !wait {
+		return err
+	}
+	return t.s.await(context.Background(), p)
 }
 
 // Abort implements raidstorage.Txn. Like Finish it does not wait.

@@ -12,10 +12,15 @@ type objectState struct {
 	source       recordHeader // the record with the data; size 0 for a deletion
 }
 
-// stateOf returns the current state of oid. The caller holds the commit lock.
+// stateOf returns the state of oid that the next transaction finds, that is, with
+// the queued ones. The caller holds the commit lock.
 func (s *Storage) stateOf(ctx context.Context, oid raidstorage.OID) (objectState, error) {
 	s.mu.RLock()
-	pos, end := s.index.get(oid), s.end
+	pos, queued := s.queuedAt[oid]
+	if !queued {
+		pos = s.index.get(oid)
+	}
+	end := s.tail
 	s.mu.RUnlock()
 	if pos == 0 {
 		return objectState{}, nil
@@ -23,13 +28,19 @@ func (s *Storage) stateOf(ctx context.Context, oid raidstorage.OID) (objectState
 	return s.stateAt(ctx, oid, pos, end)
 }
 
+// committerView is what the holder of the commit lock reads: up to end, the file
+// cannot change.
+func (s *Storage) committerView(end int64) view { return view{s: s, src: s.f, end: end} }
+
 func (s *Storage) stateAt(ctx context.Context, oid raidstorage.OID, pos, end int64) (objectState, error) {
-	var buf [maxRecordHeaderLen]byte
-	h, b, err := s.recordAt(pos, end, oid, buf[:])
+	sc := s.scratch()
+	defer s.scratches.Put(sc)
+	v, buf := s.committerView(end), sc.buf[:maxRecordHeaderLen]
+	h, b, err := v.recordAt(pos, end, oid, buf)
 	if err != nil {
 		return objectState{}, err
 	}
-	source, _, err := s.source(ctx, h, b, buf[:])
+	source, _, err := v.source(ctx, h, b, buf)
 	return objectState{h, source}, err
 }
 
@@ -55,6 +66,7 @@ func (s *Storage) revisionOf(ctx context.Context, oid raidstorage.OID, pos int64
 	if err != nil {
 		return objectState{}, err
 	}
+	defer r.close()
 	if pos, err = r.exact(tid); err != nil || pos == 0 {
 		return objectState{}, err
 	}
@@ -68,18 +80,6 @@ func (s *Storage) revisionOf(ctx context.Context, oid raidstorage.OID, pos int64
 		}
 	}
 	return objectState{}, nil
-}
-
-// bytesAt returns the data of the record h, nil for a deletion.
-func (s *Storage) bytesAt(h recordHeader) ([]byte, error) {
-	if h.size == 0 {
-		return nil, nil
-	}
-	data := make([]byte, h.size)
-	if err := readFull(s.f, data, h.data()); err != nil {
-		return nil, s.ioError("read", err)
-	}
-	return data, nil
 }
 
 // exact returns the position of transaction tid, 0 if it is not there.
@@ -134,6 +134,7 @@ func (p *pending) undo(ctx context.Context, tid raidstorage.TID) error {
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	pos, err := r.undoable(tid)
 	if err != nil {
 		return err
@@ -200,7 +201,8 @@ func (p *pending) unchangedSince(ctx context.Context, cur objectState, target re
 	if now.source.size != undone.source.size {
 		return false, nil
 	}
-	data, err := s.bytesAt(now.source)
+	v := s.committerView(p.pos)
+	data, err := v.bytesAt(now.source)
 	if err != nil {
 		return false, err
 	}
@@ -240,6 +242,7 @@ func (s *Storage) UndoLog(ctx context.Context, skip, limit int, match func(raids
 	if err != nil {
 		return nil, err
 	}
+	defer r.close()
 	var infos []raidstorage.TxnInfo
 	for pos := r.end; pos > magicLen && len(infos) < limit; {
 		h, err := r.before(pos)
@@ -272,6 +275,7 @@ func (r *logReader) info(h txnHeader) (info raidstorage.TxnInfo, err error) {
 	err = r.step(func() (*flaw, error) {
 		var err error
 		info.Meta, err = r.tail.meta(h)
+		info.Status = h.status
 		return nil, err
 	})
 	info.Size = h.length

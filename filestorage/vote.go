@@ -7,20 +7,26 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"syscall"
 
 	"github.com/zeoraid/raidstorage"
 )
 
 // pending is a transaction on its way into the file: the records that Vote writes
-// and whose positions Finish publishes. Whoever holds the commit lock owns it.
+// and whose positions are shown when it is committed. Whoever holds the commit lock
+// owns it, later whoever works the queue off.
 type pending struct {
 	t       *txn
+	status  raidstorage.TxnStatus
 	pos     int64 // where the transaction begins: the end of the last one
 	next    int64 // where it ends
 	tid     raidstorage.TID
 	records []pendingRecord
 	at      map[raidstorage.OID]int // in records
 	changed []raidstorage.OID
+	shown   bool          // whether readers see it although it is in the queue
+	done    chan struct{} // closed when it is through the queue
+	err     error         // how it failed; set before done is closed
 }
 
 type pendingRecord struct {
@@ -47,7 +53,12 @@ func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
 
 func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 	s := t.s
-	if err := s.lockCommit(ctx); err != nil {
+	lock := s.lockVote
+	if t.looksBack() {
+		// What it undoes or repeats is looked for in the log, which has no queued ones.
+		lock = s.lockCommit
+	}
+	if err := lock(ctx); err != nil {
 		return raidstorage.Vote{}, err
 	}
 	p, last, err := t.prepare(ctx)
@@ -58,18 +69,19 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 		<-s.commit
 		return raidstorage.Vote{}, err
 	}
-	s.mu.Lock()
-	s.voted = t
-	for i := range p.records {
-		s.oids = max(s.oids, p.records[i].oid)
-	}
-	s.mu.Unlock()
 	t.state, t.pending = stateVoted, p
 	return raidstorage.Vote{Changed: p.changed, Last: last}, nil
 }
 
-// lockCommit waits for the commit lock; those who wait get it in turn.
-func (s *Storage) lockCommit(ctx context.Context) error {
+// looksBack tells whether a change refers to an earlier transaction.
+func (t *txn) looksBack() bool {
+	return slices.ContainsFunc(t.changes, func(c change) bool {
+		return c.kind == kindUndo || c.kind == kindRestore && c.tid != 0
+	})
+}
+
+// lockVote waits for the commit lock; those who wait get it in turn.
+func (s *Storage) lockVote(ctx context.Context) error {
 	if err := ctx.Err(); err != nil { // else select could choose the lock
 		return err
 	}
@@ -83,12 +95,27 @@ func (s *Storage) lockCommit(ctx context.Context) error {
 	}
 }
 
-// prepare checks the staged changes against the finished transactions and lays out
+// lockCommit waits for the commit lock and until the queue is empty: then the file
+// ends with the last committed transaction, and nobody else writes to it.
+func (s *Storage) lockCommit(ctx context.Context) error {
+	if err := s.lockVote(ctx); err != nil {
+		return err
+	}
+	// Transactions that fail are not the caller's; it finds the storage read-only.
+	_ = s.drain(ctx)
+	if err := ctx.Err(); err != nil {
+		<-s.commit
+		return err
+	}
+	return nil
+}
+
+// prepare checks the staged changes against the transactions before and lays out
 // the records.
 func (t *txn) prepare(ctx context.Context) (*pending, raidstorage.TID, error) {
 	s := t.s
 	s.mu.RLock()
-	err, pos, last := s.writableLocked(), s.end, s.last
+	err, pos, last := s.writableLocked(), s.tail, s.tailTID
 	s.mu.RUnlock()
 	if err != nil {
 		return nil, 0, err
@@ -99,8 +126,10 @@ func (t *txn) prepare(ctx context.Context) (*pending, raidstorage.TID, error) {
 	if t.meta.TID <= last || t.meta.TID >= raidstorage.MaxTID {
 		return nil, 0, &raidstorage.TIDOrderError{TID: t.meta.TID, Last: last}
 	}
-	p := &pending{t: t, pos: pos, tid: t.meta.TID, at: make(map[raidstorage.OID]int, len(t.changes))}
-	p.records = make([]pendingRecord, 0, len(t.changes))
+	p := &pending{
+		t: t, pos: pos, tid: t.meta.TID, status: t.meta.Status, done: make(chan struct{}),
+		at: make(map[raidstorage.OID]int, len(t.changes)), records: make([]pendingRecord, 0, len(t.changes)),
+	}
 	for i := range t.changes {
 		if err := ctx.Err(); err != nil {
 			return nil, 0, err
@@ -190,7 +219,8 @@ func (p *pending) sameData(rev objectState, other payload) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	here, err := p.t.s.bytesAt(rev.source)
+	v := p.t.s.committerView(p.pos)
+	here, err := v.bytesAt(rev.source)
 	return bytes.Equal(data, here), err
 }
 
@@ -237,23 +267,42 @@ func (v *vector) start(off int64) *bufio.Writer {
 	return v.w
 }
 
-// writePending writes the transaction with status 'c' behind the last one and makes
-// it durable: only then may Finish overwrite the status. Whatever goes wrong, the
-// file ends where it did.
+// writePending writes the transaction with status 'c' behind the last one; it is
+// synced after Finish, see group.go. Whatever goes wrong, the file ends where it did.
 func (s *Storage) writePending(ctx context.Context, p *pending) error {
 	err := s.write(ctx, p)
 	if err == nil {
-		return nil
-	}
-	if ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
-		// What was written is unknown now, and after a failed sync the system may
-		// say that the next one is fine although these bytes are lost.
+		if err = s.setVoted(p); err == nil {
+			return nil
+		}
+	} else if (ctx.Err() == nil || !errors.Is(err, ctx.Err())) && !isFull(err) {
 		s.fail("writing a transaction failed", err)
 	}
-	if cut := s.f.Truncate(p.pos); cut != nil {
-		s.fail("removing an unfinished transaction failed", cut)
+	if cut := s.rollBack(); cut != nil && isFull(err) {
+		err = errors.Join(err, cut)
 	}
 	return err
+}
+
+// setVoted notes that the transaction is written and holds the commit lock.
+func (s *Storage) setVoted(p *pending) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != "" {
+		// The queue has failed meanwhile, and the file was cut before this one.
+		return &raidstorage.ReadOnlyError{Storage: s.path, Reason: s.broken}
+	}
+	s.voted = p.t
+	for i := range p.records {
+		s.oids = max(s.oids, p.records[i].oid)
+	}
+	return nil
+}
+
+// isFull tells whether a write failed for want of space only: nothing is wrong then
+// with what was written before, and the next transaction may fit.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 func (s *Storage) write(ctx context.Context, p *pending) error {
@@ -281,11 +330,6 @@ func (s *Storage) write(ctx context.Context, p *pending) error {
 	if err := w.Flush(); err != nil {
 		return s.ioError("write", err)
 	}
-	if s.sync {
-		if err := s.f.Sync(); err != nil {
-			return s.ioError("sync", err)
-		}
-	}
 	return nil
 }
 
@@ -299,35 +343,11 @@ func (t *txn) copyTo(w io.Writer, p payload) error {
 	return err
 }
 
-// commitPending flips the status of the voted transaction, makes that durable, and
-// then shows it to readers, all its records at once.
-func (s *Storage) commitPending(p *pending) error {
-	if _, err := s.f.WriteAt([]byte{byte(p.t.meta.Status)}, p.pos+statusOffset); err != nil {
-		err = s.ioError("finish", err)
-		s.fail("finishing a transaction failed", err)
-		return err
-	}
-	if s.sync {
-		if err := s.f.Sync(); err != nil {
-			err = s.ioError("finish: sync", err)
-			s.fail("finishing a transaction failed", err)
-			return err
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range p.records {
-		s.index.set(p.records[i].oid, p.records[i].pos)
-	}
-	s.end, s.last = p.next, p.tid
-	return nil
-}
-
-// rollBack removes the voted transaction from the file. If the machine stops before
+// rollBack removes the voted transaction from the file, up to the queued ones. If the machine stops before
 // that is durable, the next open removes it: its status is 'c'.
 func (s *Storage) rollBack() error {
 	s.mu.RLock()
-	end := s.end
+	end := s.tail
 	s.mu.RUnlock()
 	if err := s.f.Truncate(end); err != nil {
 		err = s.ioError("abort", err)

@@ -1,0 +1,5 @@
+//go:build !race
+
+package filestorage_test
+
+const raceEnabled = false
