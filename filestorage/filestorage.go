@@ -46,6 +46,7 @@ var (
 	_ raidstorage.RecordIterator = (*Storage)(nil)
 	_ raidstorage.Truncater      = (*Storage)(nil)
 	_ raidstorage.Sizer          = (*Storage)(nil)
+	_ raidstorage.Packer         = (*Storage)(nil)
 	_ raidstorage.Flusher        = (*Storage)(nil)
 )
 
@@ -72,6 +73,9 @@ type Options struct {
 	MustExist bool
 	// Durability is Sync by default.
 	Durability Durability
+	// PackDropOld makes Pack remove the file as it was before; by default it is kept
+	// as Data.fs.old, over the one of the pack before, as Python does.
+	PackDropOld bool
 	// Clock is the time that new tids come from; nil means time.Now.
 	Clock func() time.Time
 	// Logger gets a warning for each repair; nil means none.
@@ -94,6 +98,9 @@ type Storage struct {
 	// commit is held from a transaction's vote to its end: one slot.
 	commit  chan struct{}
 	writer  *vector       // of the transaction that holds commit, reused
+	packing chan struct{} // held by Pack: one slot
+	dir     dirOps        // what Pack does with names
+	dropOld bool
 	closing chan struct{} // closed by Close, for those who wait for commit
 	syncing chan struct{} // held by the one who works the queue off: one slot
 	held    bool          // whether the last round held statuses back; guarded by syncing

@@ -42,6 +42,9 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 		}
 	}
 	err := s.openFile(ctx, opts, wrap)
+	if err == nil && !opts.ReadOnly {
+		err = s.clearPack()
+	}
 	if err == nil {
 		return s, nil
 	}
@@ -60,6 +63,7 @@ func newStorage(path string, opts Options) *Storage {
 	s := &Storage{
 		path: path, readOnly: opts.ReadOnly, sync: opts.Durability == Sync, clock: opts.Clock, log: opts.Logger,
 		commit: make(chan struct{}, 1), syncing: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+		packing: make(chan struct{}, 1), dir: osDir{}, dropOld: opts.PackDropOld,
 		spills: make(map[*spill]struct{}), replaced: make(map[*source]struct{}), queuedAt: make(map[raidstorage.OID]int64),
 		index: newIndex(), end: magicLen, tail: magicLen,
 	}
