@@ -78,7 +78,7 @@ func (w *walker) item(ctx context.Context, pos int64, p *piece) (item, error) {
 	}
 	back, wrong := w.fields(&it, b)
 	size := binary.BigEndian.Uint64(b[34:])
-	if err := w.extentOf(ctx, &it, p, size); err != nil {
+	if err := w.extentOf(ctx, &it, p, size, back); err != nil {
 		return it, err
 	}
 	for _, f := range wrong {
@@ -121,10 +121,12 @@ func (w *walker) fields(it *item, b []byte) (back uint64, wrong []Finding) {
 	return back, wrong
 }
 
-// extentOf finds out where the record ends whose header says size.
-func (w *walker) extentOf(ctx context.Context, it *item, p *piece, size uint64) error {
+// extentOf finds out where the record ends whose header says size, with the 8 bytes
+// back after it.
+func (w *walker) extentOf(ctx context.Context, it *item, p *piece, size, back uint64) error {
 	left := p.end() - it.data()
-	if size <= uint64(left) && (size > 0 || left >= pointerLen) {
+	fits := size <= uint64(left) && (size > 0 || left >= pointerLen)
+	if fits {
 		it.size = int64(size)
 		it.next = it.recordHeader.next()
 		if ok, err := w.plausible(it.next, p); ok || err != nil {
@@ -135,12 +137,33 @@ func (w *walker) extentOf(ctx context.Context, it *item, p *piece, size uint64) 
 	if err != nil {
 		return err
 	}
-	if it.next == next { // what follows is bytes that are no record
-		return nil
+	if fits && next > it.next {
+		// Either size is wrong, or what follows is no record.
+		keep := pointsBack(back, it.pos)
+		if size > 0 {
+			if keep, err = w.endsPickle(it.next, next); err != nil {
+				return err
+			}
+		}
+		if keep {
+			return nil
+		}
 	}
 	it.resized, it.next, it.size = true, next, next-it.data()
 	w.itemFinding(it, p, kindLength, "the length of the record's data is wrong")
 	return nil
+}
+
+// endsPickle tells which of two places is more likely the end of data: the first
+// one, unless only the second one follows the end of a pickle.
+func (w *walker) endsPickle(first, second int64) (bool, error) {
+	var b [2]byte
+	for i, end := range []int64{first, second} {
+		if err := readFull(w.w.r, b[i:i+1], end-1); err != nil {
+			return false, err
+		}
+	}
+	return b[0] == opStop || b[1] != opStop, nil
 }
 
 // nextOrEnd is nextRecord, or the end of p.
@@ -181,7 +204,8 @@ func (w *walker) headerAt(pos int64, oid raidstorage.OID, tid raidstorage.TID) (
 	if err := readFull(w.w.r, head[:], rec.txn); err != nil {
 		return rec, "", err
 	}
-	if h, length := lenientHeader(head[:], rec.txn); h.tid != rec.tid || uint64(rec.next()-rec.txn) > length {
+	// One of the two may be damaged in that transaction.
+	if h, length := lenientHeader(head[:], rec.txn); h.tid != rec.tid && uint64(rec.next()-rec.txn) > length {
 		return rec, "the record there is not in the transaction that it points to", nil
 	}
 	return rec, "", nil

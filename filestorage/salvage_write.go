@@ -85,6 +85,10 @@ func (s *salvager) record(ctx context.Context, it *item) error {
 	if it.prev == 0 && s.txn.status == raidstorage.StatusPacked {
 		rec.prev = 0 // as packing leaves it
 	}
+	if to := s.movedTo(it.prev); to != 0 && to != rec.prev && rec.prev < s.txn.pos {
+		s.found(Finding{Kind: kindPrevious, Offset: it.pos, Length: it.length(), TID: it.tid, OID: it.oid, Object: true,
+			Text: "pointer to the previous record is wrong; or the record is that of another object"})
+	}
 	source := it.recordHeader
 	switch {
 	case it.size > 0:

@@ -1,0 +1,116 @@
+"""What the tests of Check and Recover ask of Python's ZODB.
+
+usage: python check.py COMMAND FILE
+
+make    writes FILE, a database of persistent mappings, and its index
+fstest  prints what fstest says of FILE
+fsrefs  prints what fsrefs says of FILE
+read    reads all transactions of FILE and loads all current objects
+"""
+import io
+import contextlib
+import sys
+
+import transaction
+from persistent.mapping import PersistentMapping
+from ZODB.Connection import TransactionMetaData
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.scripts import fsrefs
+from ZODB.scripts.fstest import FormatError
+from ZODB.scripts.fstest import check
+from ZODB.utils import load_current
+from ZODB.utils import p64
+from ZODB.utils import u64
+
+# A time in 2024, and the minutes after it
+BASE = u64(bytes.fromhex('03fb7b0000000000'))
+
+
+class Fixed(FileStorage):
+    """A FileStorage whose tids are always the same."""
+
+    n = 0
+
+    def tpc_begin(self, t, tid=None, status=' '):
+        self.n += 1
+        FileStorage.tpc_begin(self, t, p64(BASE + (self.n << 32)), status)
+
+
+def make(path):
+    fs = Fixed(path)
+    db = DB(fs)
+    conn = db.open()
+    root = conn.root()
+
+    def commit(user, note):
+        t = transaction.get()
+        t.setUser(user)
+        t.note(note)
+        t.setExtendedInfo('n', fs.n)
+        transaction.commit()
+
+    def undo_last():
+        db.undo(db.undoLog(0, 1)[0]['id'])
+        transaction.get().note('undo')
+        transaction.commit()
+
+    root['a'] = PersistentMapping(text='first' * 20)
+    root['b'] = PersistentMapping(text='second' * 20)
+    commit('jim', 'a and b')
+    root['a']['text'] = 'changed' * 30
+    commit('joe', 'change a')
+    undo_last()
+    root['c'] = PersistentMapping(a=root['a'], b=root['b'])
+    commit('jim', 'c refers to a and b')
+    t = TransactionMetaData('nobody', 'nothing')
+    fs.tpc_begin(t)
+    fs.tpc_vote(t)
+    fs.tpc_finish(t)
+    root['d'] = PersistentMapping(text='never mind')
+    commit('jim', 'd')
+    undo_last()
+    root['e'] = PersistentMapping(text='large' * 600)
+    root['c']['e'] = root['e']
+    commit('eve', 'e is large')
+    for i in range(6):
+        root['b']['text'] = 'b%d' % i * 40
+        root['e']['n%d' % i] = PersistentMapping(n=i, of=root['e'])
+        commit('loop', 'number %d' % i)
+    db.close()
+
+
+def fstest(path):
+    try:
+        check(path)
+    except FormatError as err:
+        print(err)
+
+
+def refs(path):
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            fsrefs.main(path)
+    except Exception as err:
+        print('%s: %s' % (type(err).__name__, err))
+    print(out.getvalue(), end='')
+
+
+def read(path):
+    fs = FileStorage(path, read_only=True)
+    n = 0
+    for t in fs.iterator():
+        n += sum(1 for r in t)
+    for oid in list(fs._index.keys()):
+        try:
+            load_current(fs, oid)
+        except KeyError:  # deleted
+            pass
+    print(n, 'records')
+    fs.close()
+
+
+if __name__ == '__main__':
+    commands = dict(make=make, fstest=fstest, fsrefs=refs, read=read)
+    commands[sys.argv[1]](sys.argv[2])
