@@ -1,14 +1,16 @@
 """What the tests of Check and Recover ask of Python's ZODB.
 
-usage: python check.py COMMAND FILE
+usage: python check.py COMMAND [FILE]
 
 make    writes FILE, a database of persistent mappings, and its index
-fstest  prints what fstest says of FILE
-fsrefs  prints what fsrefs says of FILE
-read    reads all transactions of FILE and loads all current objects
+judge   reads names of files from its input, and prints a JSON list with what
+        fstest and fsrefs say of each, and what is wrong when all its records are
+        read, and how many these are
 """
-import io
 import contextlib
+import io
+import json
+import logging
 import sys
 
 import transaction
@@ -17,7 +19,6 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.scripts import fsrefs
-from ZODB.scripts.fstest import FormatError
 from ZODB.scripts.fstest import check
 from ZODB.utils import load_current
 from ZODB.utils import p64
@@ -81,20 +82,11 @@ def make(path):
 
 
 def fstest(path):
-    try:
-        check(path)
-    except FormatError as err:
-        print(err)
+    check(path)
 
 
 def refs(path):
-    out = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out):
-            fsrefs.main(path)
-    except Exception as err:
-        print('%s: %s' % (type(err).__name__, err))
-    print(out.getvalue(), end='')
+    fsrefs.main(path)
 
 
 def read(path):
@@ -107,10 +99,34 @@ def read(path):
             load_current(fs, oid)
         except KeyError:  # deleted
             pass
-    print(n, 'records')
     fs.close()
+    return n
+
+
+def complaints(function, path):
+    """Call a function; return its result, and what it printed or raised."""
+    out = io.StringIO()
+    result = 0
+    try:
+        with contextlib.redirect_stdout(out):
+            result = function(path) or 0
+    except Exception as err:
+        print('%s: %s' % (type(err).__name__, err), file=out)
+    return result, out.getvalue()
+
+
+def judge():
+    logging.disable(logging.CRITICAL)
+    verdicts = []
+    for path in sys.stdin.read().split('\n'):
+        records, reading = complaints(read, path)
+        verdicts.append(dict(
+            FSTest=complaints(fstest, path)[1],
+            FSRefs=complaints(refs, path)[1],
+            Read=reading, Records=records))
+    json.dump(verdicts, sys.stdout)
 
 
 if __name__ == '__main__':
-    commands = dict(make=make, fstest=fstest, fsrefs=refs, read=read)
-    commands[sys.argv[1]](sys.argv[2])
+    commands = dict(make=make, judge=judge)
+    commands[sys.argv[1]](*sys.argv[2:])
