@@ -73,6 +73,9 @@ type Options struct {
 	MustExist bool
 	// Durability is Sync by default.
 	Durability Durability
+	// BlobDir is the directory of the blobs, Python's blob_dir. It is made when it is
+	// missing, unless ReadOnly. Empty means that the storage has no blobs.
+	BlobDir string
 	// PackDropOld makes Pack remove the file as it was before; by default it is kept
 	// as Data.fs.old, over the one of the pack before, as Python does.
 	PackDropOld bool
