@@ -48,6 +48,7 @@ var (
 	_ raidstorage.Sizer          = (*Storage)(nil)
 	_ raidstorage.Packer         = (*Storage)(nil)
 	_ raidstorage.Flusher        = (*Storage)(nil)
+	_ raidstorage.Notifier       = (*Storage)(nil) // if it is read-only
 )
 
 // Durability says what Finish waits for.
@@ -66,7 +67,7 @@ const (
 // when it is missing.
 type Options struct {
 	// ReadOnly opens the file as it is now, takes no lock and changes nothing.
-	// Transactions that another process commits later are not seen.
+	// Transactions that another process commits later are seen after Follow.
 	ReadOnly bool
 	// MustExist makes Open fail with fs.ErrNotExist when the file is missing,
 	// instead of creating it. A ReadOnly storage must always exist.
@@ -107,6 +108,9 @@ type Storage struct {
 	closing chan struct{} // closed by Close, for those who wait for commit
 	syncing chan struct{} // held by the one who works the queue off: one slot
 	held    bool          // whether the last round held statuses back; guarded by syncing
+
+	following   chan struct{} // held by Follow: one slot
+	subscribers subscribers
 
 	scratches sync.Pool // of *scratch
 	nextShard atomic.Uint32

@@ -62,8 +62,9 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 func newStorage(path string, opts Options) *Storage {
 	s := &Storage{
 		path: path, readOnly: opts.ReadOnly, sync: opts.Durability == Sync, clock: opts.Clock, log: opts.Logger,
-		commit: make(chan struct{}, 1), syncing: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
-		packing: make(chan struct{}, 1), dir: osDir{}, dropOld: opts.PackDropOld,
+		commit: make(chan struct{}, 1), syncing: make(chan struct{}, 1), following: make(chan struct{}, 1),
+		packing: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+		dir: osDir{}, dropOld: opts.PackDropOld,
 		spills: make(map[*spill]struct{}), replaced: make(map[*source]struct{}), queuedAt: make(map[raidstorage.OID]int64),
 		index: newIndex(), end: magicLen, tail: magicLen,
 	}

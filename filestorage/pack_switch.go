@@ -225,7 +225,7 @@ func (p *packer) switchFiles() error {
 	}
 	end := p.out.pos()
 	p.index.sort()
-	s.replace(p.out.f, end, func() { s.index, s.end, s.tail = p.index, end, end })
+	s.replace(newSource(p.out.f), func() { s.index, s.end, s.tail = p.index, end, end })
 	p.outcome, p.after = "packed", end
 	if err == nil {
 		p.placeIndex()

@@ -17,9 +17,10 @@ import (
 // is used: it also knows what is wrong.
 type source struct {
 	file
-	mapped atomic.Pointer[[]byte] // the newest of maps
-	maps   [][]byte               // all are kept until close: a reader may be at an old one
-	unable bool                   // whether mapping has failed
+	mapped  atomic.Pointer[[]byte] // the newest of maps
+	growing sync.Mutex             // guards maps and unable
+	maps    [][]byte               // all are kept until close: a reader may be at an old one
+	unable  bool                   // whether mapping has failed
 
 	// calls counts the reads under way, each in one of several places, since two
 	// processors that count in one place wait for each other.
@@ -40,10 +41,15 @@ type shard struct {
 // takes addresses, not memory.
 const mapAhead = 1 << 30
 
-// extend makes the mapping reach end, if it can. One goroutine at a time calls it.
+// extend makes the mapping reach end, if it can.
 func (src *source) extend(end int64) {
 	f, ok := src.file.(osFile)
-	if m := src.mapped.Load(); !ok || src.unable || m != nil && int64(len(*m)) >= end {
+	if m := src.mapped.Load(); !ok || m != nil && int64(len(*m)) >= end {
+		return
+	}
+	src.growing.Lock()
+	defer src.growing.Unlock()
+	if m := src.mapped.Load(); src.unable || m != nil && int64(len(*m)) >= end {
 		return
 	}
 	b, err := mapFile(f.File, max(2*end, end+mapAhead))
@@ -138,18 +144,17 @@ func (s *Storage) unpin(src *source) {
 	}
 }
 
-// replace makes f the file of the storage; take, called with mu held, sets what else
-// changes with it: index, end, last. Readers that are at the old file finish there,
-// on the positions of the old index. The caller holds the commit lock, see
-// lockCommit, or, in a read-only storage, the one slot of following.
-func (s *Storage) replace(f file, end int64, take func()) {
-	next := newSource(f)
-	next.extend(end)
+// replace makes next the file of the storage; take, called with mu held, sets what
+// else changes with it: index, end, last, and tail and tailTID. Readers that are at the
+// old file finish there, on the positions of the old index, and iterators too. The
+// caller holds the commit lock, see lockCommit, or, in a read-only storage, following.
+func (s *Storage) replace(next *source, take func()) {
 	s.mu.Lock()
 	old := s.f
 	s.f, old.retired = next, true
 	s.writer = newVector(next)
 	take()
+	s.f.extend(s.end)
 	unused := old.pins == 0
 	if !unused {
 		s.replaced[old] = struct{}{}
