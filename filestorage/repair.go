@@ -86,6 +86,11 @@ func (sc *scanner) scan(ctx context.Context, pos int64) (int64, *flaw, error) {
 // transaction reads the one at pos and enters its records, if all of it is right.
 func (sc *scanner) transaction(pos int64) (txnHeader, *flaw, error) {
 	h, bad, err := sc.w.header(pos)
+	if bad != nil && (h.status == statusCheckpoint || h.status == 0) {
+		// Never finished, or a part of the header was never written: it may lie in two
+		// sectors.
+		bad.tear = true
+	}
 	if err != nil || bad != nil && bad.tear {
 		return h, bad, err
 	}

@@ -96,16 +96,19 @@ func TestTransactionsThatWereNotFinishedAreCut(t *testing.T) {
 	content, ends, dumps := history(t)
 	begin := ends[2]
 	for name, tear := range map[string]func(b []byte) []byte{
-		"voted":                  func(b []byte) []byte { b[begin+16] = 'c'; return b },
-		"all zero":               func(b []byte) []byte { clear(b[begin:]); return b },
-		"the end zero":           func(b []byte) []byte { clear(b[len(b)-20:]); return b },
-		"the first record zero":  func(b []byte) []byte { clear(b[begin+25 : begin+25+50]); return b },
-		"longer and zero":        func(b []byte) []byte { clear(b[begin:]); return append(b, make([]byte, 100_000)...) },
-		"garbage":                func(b []byte) []byte { return append(b[:begin], bytes.Repeat([]byte("garbage "), 9)...) },
-		"followed by nothing":    func(b []byte) []byte { return b[:begin+23] },
-		"a transaction in it":    func(b []byte) []byte { return append(b[:begin+30], b[4:ends[1]]...) },
-		"a whole storage in it":  func(b []byte) []byte { return append(b[:begin+30], b[:begin]...) },
-		"voted, with old behind": func(b []byte) []byte { b[begin+16] = 'c'; return append(b, b[begin:]...) },
+		"voted":                   func(b []byte) []byte { b[begin+16] = 'c'; return b },
+		"all zero":                func(b []byte) []byte { clear(b[begin:]); return b },
+		"the end zero":            func(b []byte) []byte { clear(b[len(b)-20:]); return b },
+		"the first record zero":   func(b []byte) []byte { clear(b[begin+25 : begin+25+50]); return b },
+		"longer and zero":         func(b []byte) []byte { clear(b[begin:]); return append(b, make([]byte, 100_000)...) },
+		"garbage":                 func(b []byte) []byte { return append(b[:begin], bytes.Repeat([]byte("garbage "), 9)...) },
+		"followed by nothing":     func(b []byte) []byte { return b[:begin+23] },
+		"a transaction in it":     func(b []byte) []byte { return append(b[:begin+30], b[4:ends[1]]...) },
+		"a whole storage in it":   func(b []byte) []byte { return append(b[:begin+30], b[:begin]...) },
+		"voted, the tid zero":     func(b []byte) []byte { b[begin+16] = 'c'; clear(b[begin : begin+8]); return b },
+		"the tid cut by a sector": func(b []byte) []byte { b[begin+16] = 'c'; clear(b[begin : begin+3]); return b },
+		"the status zero":         func(b []byte) []byte { clear(b[begin+16 : begin+23]); return b },
+		"voted, with old behind":  func(b []byte) []byte { b[begin+16] = 'c'; return append(b, b[begin:]...) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
