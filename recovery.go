@@ -164,9 +164,9 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		b.parked = isA[*DivergedError](err)
 	}
 	m.mu.Unlock()
-	// What failed may be the target's connection, and a diverged disk may be replaced:
-	// the next attempt opens it anew.
-	if err != nil && Classify(err) == ClassFailure {
+	// What failed may be the target's connection, it may have become read-only, and a
+	// diverged disk may be replaced: the next attempt opens it anew.
+	if err != nil {
 		m.closeBackend(b)
 	}
 	return err
