@@ -101,7 +101,6 @@ func inRec(n, i, at int, change func(field []byte)) func([]byte, places) []byte 
 }
 
 func flip(i int, mask byte) func([]byte) { return func(b []byte) { b[i] ^= mask } }
-func set(v uint64) func([]byte)          { return func(b []byte) { put64(b, 0, v) } }
 func zero(n int) func([]byte)            { return func(b []byte) { clear(b[:n]) } }
 
 func cutAt(n, at int) func([]byte, places) []byte {
