@@ -97,6 +97,7 @@ type Storage struct {
 	log      *slog.Logger
 	f        *source  // replaced only with commit and mu held
 	lock     *os.File // nil if read-only
+	blobs    *blobDir // nil if the storage has none
 	repaired *Repair
 
 	// commit is held from a transaction's vote to its end: one slot.
@@ -251,6 +252,7 @@ func (s *Storage) release() error {
 	if !s.readOnly && s.broken == "" {
 		if s.voted != nil {
 			errs = append(errs, s.f.Truncate(s.tail))
+			s.voted.pending.removeInstalled()
 		}
 		for len(s.queue) > 0 { // deferred ones
 			s.round()
@@ -264,6 +266,9 @@ func (s *Storage) release() error {
 		if s.saved != s.end && errors.Join(errs...) == nil {
 			errs = append(errs, s.saveIndex())
 		}
+	}
+	if !s.readOnly && s.blobs != nil {
+		errs = append(errs, s.blobs.removeTemps()) // those of open transactions
 	}
 	for src := range s.replaced {
 		errs = append(errs, src.close())

@@ -173,9 +173,16 @@ func (s *Storage) Subscribe(notify func(raidstorage.Invalidation)) (cancel func(
 	return s.subscribers.add(notify)
 }
 
-// Supports implements raidstorage.Wrapper: only a read-only storage is a Notifier.
+// Supports implements raidstorage.Wrapper: only a read-only storage is a Notifier, and
+// only one with a BlobDir a BlobLoader.
 func (s *Storage) Supports(capability reflect.Type) bool {
-	return s.readOnly || capability != reflect.TypeFor[raidstorage.Notifier]()
+	switch capability {
+	case reflect.TypeFor[raidstorage.Notifier]():
+		return s.readOnly
+	case reflect.TypeFor[raidstorage.BlobLoader]():
+		return s.blobs != nil
+	}
+	return true
 }
 
 // subscribers are those whom Follow tells.

@@ -49,6 +49,7 @@ type logReader struct {
 	tail      window               // read backwards
 	batch     []raidstorage.Record // memory for readBatch
 	slab      []byte               // for the data of the next small records
+	blobs     *blobSurvey
 }
 
 // newLogReader pins the file that is read: close ends that.
@@ -67,6 +68,7 @@ func (s *Storage) newLogReader(ctx context.Context) (*logReader, error) {
 	return &logReader{
 		s: s, ctx: ctx, view: v, last: s.last, unsettled: s.unsettled,
 		w: window{r: src.file, end: v.end}, tail: window{r: src.file, end: v.end, back: true},
+		blobs: newBlobSurvey(s.blobs),
 	}, nil
 }
 
@@ -175,8 +177,12 @@ func (r *logReader) records(h txnHeader) iter.Seq2[raidstorage.Record, error] {
 		for pos := h.records(); pos < h.end(); {
 			var err error
 			batch, pos, err = r.readBatch(batch[:0], pos, h)
-			for _, rec := range batch {
-				if !yield(rec, nil) {
+			for i := range batch {
+				if err := r.s.attachBlob(&batch[i], r.blobs); err != nil {
+					yield(raidstorage.Record{}, err)
+					return
+				}
+				if !yield(batch[i], nil) {
 					return
 				}
 			}

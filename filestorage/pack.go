@@ -22,6 +22,7 @@ import (
 //     first, and a crash then leaves none.
 //  6. Rename Data.fs.pack to Data.fs, sync the directory, go on with the new file,
 //     release the lock (pack_switch.go).
+//  7. Remove the blobs of the revisions that are gone (blob_pack.go).
 //
 // Before the rename of step 6 the database is what it was, after it it is packed.
 // Data.fs.pack is of no use to anybody before that: the next open removes it.
@@ -71,6 +72,9 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 	defer s.unpin(p.src)
 	if err := p.pack(); err != nil {
 		return p.because(err)
+	}
+	if err := p.removeBlobs(); err != nil { // the file is packed all the same
+		return err
 	}
 	s.log.Info("packed", "backend", s.path, "tid", opts.Through, "gc", opts.GC, "outcome", p.outcome,
 		"bytes_before", p.before, "bytes", p.after, "duration", time.Since(start), "commits_waited", p.locked)

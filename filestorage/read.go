@@ -352,9 +352,13 @@ func (s *Storage) current(ctx context.Context, oid raidstorage.OID) (raidstorage
 			return raidstorage.Record{}, err
 		}
 		rec, err := v.export(ctx, oid, pos, sc)
-		if !v.leave(sc) {
-			return rec, err
+		if v.leave(sc) {
+			continue
 		}
+		if err == nil {
+			err = s.attachBlob(&rec, nil)
+		}
+		return rec, err
 	}
 }
 

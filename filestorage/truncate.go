@@ -13,7 +13,8 @@ import (
 // TruncateAfter implements raidstorage.Truncater. What is cut off is kept as a
 // FileStorage of its own, Data.fs.tr0 or the next free number, which can be opened,
 // iterated and restored from. Records in it that repeat data of transactions that
-// stay have the data itself.
+// stay have the data itself. Their blobs are moved to a blob directory beside it,
+// Data.fs.tr0.blobs.
 func (s *Storage) TruncateAfter(ctx context.Context, tid, last raidstorage.TID) error {
 	if err := s.enter(); err != nil {
 		return err
@@ -43,12 +44,16 @@ func (s *Storage) TruncateAfter(ctx context.Context, tid, last raidstorage.TID) 
 	if err != nil {
 		return err
 	}
-	kept, err := s.keepTransactions(ctx, tid+1)
+	kept, blobs, err := s.keepTransactions(ctx, tid+1)
 	if err != nil {
 		return err
 	}
 	s.log.Warn("transactions are cut off", "backend", s.path, "tid", tid, "last", last, "kept", kept)
-	return s.cut(r, pos)
+	if err := s.cut(r, pos); err != nil {
+		return err
+	}
+	s.dropBlobs(blobs)
+	return nil
 }
 
 // cut ends the file at pos, where a transaction begins. The caller holds the commit
@@ -145,18 +150,25 @@ func (s *Storage) removeIndex() error {
 	return syncDir(s.path)
 }
 
-// keepTransactions copies the transactions from tid on into a new FileStorage,
-// durably, and returns its path.
-func (s *Storage) keepTransactions(ctx context.Context, from raidstorage.TID) (string, error) {
+// keptBlobsSuffix is that of the blob directory of transactions that were cut off.
+const keptBlobsSuffix = ".blobs"
+
+// keepTransactions copies the transactions from tid on into a new FileStorage, and
+// their blobs into its blob directory, durably, and returns its path and the blobs.
+func (s *Storage) keepTransactions(ctx context.Context, from raidstorage.TID) (string, []blobName, error) {
 	f, err := newSibling(s.path, "tr")
 	if err != nil {
-		return "", s.ioError("keep transactions", err)
+		return "", nil, s.ioError("keep transactions", err)
 	}
 	out := newStorage(f.Name(), Options{Durability: NoSync, Clock: s.clock})
 	out.attach(osFile{f})
 	err = out.begin(0)
+	var blobs []blobName
 	if err == nil {
-		err = s.copyTo(ctx, out, from)
+		blobs, err = s.copyTo(ctx, out, from)
+	}
+	if err == nil && len(blobs) > 0 {
+		err = s.blobs.keepBlobs(ctx, f.Name()+keptBlobsSuffix, blobs)
 	}
 	if err == nil {
 		err = f.Sync()
@@ -165,25 +177,26 @@ func (s *Storage) keepTransactions(ctx context.Context, from raidstorage.TID) (s
 		err = syncDir(s.path)
 	}
 	if err != nil {
-		return "", s.ioError("keep transactions", errors.Join(err, os.Remove(f.Name())))
+		return "", nil, s.ioError("keep transactions", errors.Join(err, os.Remove(f.Name())))
 	}
-	return f.Name(), nil
+	return f.Name(), blobs, nil
 }
 
-// copyTo restores the transactions from tid on in out.
-func (s *Storage) copyTo(ctx context.Context, out *Storage, from raidstorage.TID) error {
+// copyTo restores the transactions from tid on in out, and returns which of their
+// records have blobs.
+func (s *Storage) copyTo(ctx context.Context, out *Storage, from raidstorage.TID) (blobs []blobName, err error) {
 	for t, err := range s.Iterate(ctx, from, math.MaxUint64) {
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := copyTransaction(ctx, out, t); err != nil {
-			return err
+		if err := copyTransaction(ctx, out, t, &blobs); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return blobs, nil
 }
 
-func copyTransaction(ctx context.Context, out *Storage, t *raidstorage.Transaction) (err error) {
+func copyTransaction(ctx context.Context, out *Storage, t *raidstorage.Transaction, blobs *[]blobName) (err error) {
 	txn, err := out.Begin(ctx, t.Meta)
 	if err != nil {
 		return err
@@ -192,6 +205,10 @@ func copyTransaction(ctx context.Context, out *Storage, t *raidstorage.Transacti
 	for rec, err := range t.Records {
 		if err != nil {
 			return err
+		}
+		if rec.OpenBlob != nil {
+			*blobs = append(*blobs, blobName{rec.OID, rec.TID})
+			rec.OpenBlob = nil
 		}
 		if err := txn.Restore(ctx, rec); err != nil {
 			return err

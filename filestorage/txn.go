@@ -21,6 +21,7 @@ type txn struct {
 	changes  []change
 	inMemory int64
 	spill    *spill
+	blobs    []*stagedBlob
 	pending  *pending // what the vote wrote
 }
 
@@ -59,6 +60,7 @@ type change struct {
 	kind changeKind
 	oid  raidstorage.OID
 	tid  raidstorage.TID // the serial that was read, the DataTID of a restored record, the tid to undo
+	blob *stagedBlob     // nil if there is none
 	payload
 }
 
@@ -85,7 +87,11 @@ func (s *Storage) Begin(ctx context.Context, meta raidstorage.Meta) (raidstorage
 	if err := s.writableLocked(); err != nil {
 		return nil, err
 	}
-	return &txn{s: s, meta: meta, chosen: meta.TID != 0}, nil
+	t := &txn{s: s, meta: meta, chosen: meta.TID != 0}
+	if s.blobs != nil {
+		return blobTxn{t}, nil
+	}
+	return t, nil
 }
 
 func metaFault(meta *raidstorage.Meta) string {
@@ -130,14 +136,18 @@ func (t *txn) Restore(ctx context.Context, record raidstorage.Record) error {
 	switch {
 	case t.state != stateOpen:
 		return &raidstorage.TxnStateError{Op: "restore", State: t.state.String()}
-	case record.OpenBlob != nil:
+	case record.OpenBlob != nil && t.s.blobs == nil:
 		return &raidstorage.UnsupportedError{Storage: t.s.path, Capability: "BlobTxn"}
 	case !t.chosen || record.TID != t.meta.TID:
 		return &raidstorage.InvalidError{Op: "restore", Reason: "the record is not of the transaction that was begun"}
 	case record.Data != nil && len(record.Data) == 0:
 		return &raidstorage.InvalidError{Op: "restore", Reason: "there is no data"}
 	}
-	return t.stage(ctx, "restore", change{kind: kindRestore, oid: record.OID, tid: record.DataTID}, record.Data)
+	c := change{kind: kindRestore, oid: record.OID, tid: record.DataTID}
+	if record.OpenBlob != nil {
+		return t.restoreBlob(ctx, c, &record)
+	}
+	return t.stage(ctx, "restore", c, record.Data)
 }
 
 // stage keeps a change for the vote.
@@ -206,6 +216,7 @@ func (t *txn) Finish(context.Context) (raidstorage.TID, error) {
 		return 0, err // Close has aborted it
 	}
 	defer t.s.calls.Done()
+	t.pending.installed = nil // whatever happens now, the transaction may be committed
 	if err := t.commit(t.pending); err != nil {
 		return 0, &raidstorage.OutcomeUnknownError{TID: t.meta.TID, Err: err}
 	}
@@ -246,6 +257,7 @@ func (t *txn) Abort(context.Context) error {
 // with enter.
 func (t *txn) end() {
 	if t.state == stateVoted {
+		t.pending.removeInstalled() // before another with the same tid can vote
 		t.s.mu.Lock()
 		t.s.voted = nil
 		t.s.mu.Unlock()
@@ -253,6 +265,7 @@ func (t *txn) end() {
 	}
 	t.state = stateEnded
 	t.changes, t.pending = nil, nil
+	t.dropBlobs()
 	if t.spill != nil {
 		t.s.mu.Lock()
 		delete(t.s.spills, t.spill)

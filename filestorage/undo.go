@@ -158,7 +158,7 @@ func (p *pending) undo(ctx context.Context, tid raidstorage.TID) error {
 		}
 		// The state before is the previous record; without one, the creation is
 		// undone, and the pointer is 0.
-		p.put(pendingRecord{recordHeader{oid: oid, prev: cur.pos, back: target.prev}, payload{}})
+		p.put(pendingRecord{recordHeader: recordHeader{oid: oid, prev: cur.pos, back: target.prev}, undone: tid})
 		p.changed = append(p.changed, oid)
 	}
 	return nil

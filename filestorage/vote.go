@@ -24,14 +24,18 @@ type pending struct {
 	records []pendingRecord
 	at      map[raidstorage.OID]int // in records
 	changed []raidstorage.OID
-	shown   bool          // whether readers see it although it is in the queue
-	done    chan struct{} // closed when it is through the queue
-	err     error         // how it failed; set before done is closed
+	// installed are the blobs that Vote has put in place and that an abort removes.
+	installed []blobName
+	shown     bool          // whether readers see it although it is in the queue
+	done      chan struct{} // closed when it is through the queue
+	err       error         // how it failed; set before done is closed
 }
 
 type pendingRecord struct {
 	recordHeader
-	body payload
+	body   payload
+	blob   *stagedBlob     // nil if it brings none along
+	undone raidstorage.TID // what it undoes: it gets the blob of the record that back points to
 }
 
 // Vote implements raidstorage.Txn.
@@ -63,7 +67,12 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 	}
 	p, last, err := t.prepare(ctx)
 	if err == nil {
-		err = s.writePending(ctx, p)
+		if err = p.installBlobs(ctx); err == nil {
+			err = s.writePending(ctx, p)
+		}
+		if err != nil {
+			p.removeInstalled()
+		}
 	}
 	if err != nil {
 		<-s.commit
@@ -175,7 +184,7 @@ func (p *pending) apply(ctx context.Context, c *change) error {
 		return p.restore(ctx, cur, c)
 	}
 	if c.kind != kindCheck {
-		p.put(pendingRecord{recordHeader{oid: c.oid, prev: cur.pos, size: c.size}, c.payload})
+		p.put(pendingRecord{recordHeader: recordHeader{oid: c.oid, prev: cur.pos, size: c.size}, body: c.payload, blob: c.blob})
 	}
 	return nil
 }
@@ -193,7 +202,7 @@ func (p *pending) put(r pendingRecord) {
 // restore adds a restored record: a back pointer if transaction c.tid has the same
 // data here, so that what was an undo can itself be undone as in the original.
 func (p *pending) restore(ctx context.Context, cur objectState, c *change) error {
-	r := pendingRecord{recordHeader{oid: c.oid, prev: cur.pos, size: c.size}, c.payload}
+	r := pendingRecord{recordHeader: recordHeader{oid: c.oid, prev: cur.pos, size: c.size}, body: c.payload, blob: c.blob}
 	if c.tid != 0 && c.size != 0 && cur.pos != 0 {
 		from, err := p.t.s.revisionOf(ctx, c.oid, cur.pos, c.tid, p.pos)
 		if err != nil {
@@ -205,7 +214,7 @@ func (p *pending) restore(ctx context.Context, cur objectState, c *change) error
 				return err
 			}
 			if same {
-				r = pendingRecord{recordHeader{oid: c.oid, prev: cur.pos, back: from.pos}, payload{}}
+				r = pendingRecord{recordHeader: recordHeader{oid: c.oid, prev: cur.pos, back: from.pos}, blob: c.blob}
 			}
 		}
 	}
