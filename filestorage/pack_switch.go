@@ -73,6 +73,9 @@ func (p *packer) rewrite() (again bool, err error) {
 		_ = p.remove(packSuffix)
 		_ = p.remove(packIndexTemp)
 	}()
+	if err := p.sameMode(); err != nil {
+		return false, s.ioError("pack: permissions of the new file", err)
+	}
 	for pos := range p.kept {
 		p.kept[pos] = 0
 	}
@@ -88,6 +91,16 @@ func (p *packer) rewrite() (again bool, err error) {
 		return false, p.outError(err)
 	}
 	return p.catchUp()
+}
+
+// sameMode gives the new file the permissions of the old one: a database that others
+// may not read must not become readable.
+func (p *packer) sameMode() error {
+	info, err := os.Stat(p.s.path)
+	if err != nil {
+		return err
+	}
+	return os.Chmod(p.s.path+packSuffix, info.Mode().Perm())
 }
 
 // rewind makes the window read from the beginning again.

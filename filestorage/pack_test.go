@@ -124,7 +124,7 @@ func TestPackEndsWithItsContextAndWithTheStorage(t *testing.T) {
 		}
 	})
 	if err := s.Pack(t.Context(), opts); !errors.Is(err, raidstorage.ErrClosed) {
-		t.Errorf("a pack returns %v when the storage is closed", err)
+		t.Fatalf("a pack returns %v when the storage is closed", err)
 	}
 	if err := <-closed; err != nil {
 		t.Error(err)
@@ -210,7 +210,13 @@ func TestTheOldFileIsKeptUnlessItIsNotWanted(t *testing.T) {
 		s := openFor(t, path, filestorage.Options{PackDropOld: drop})
 		through := packable(t, s)
 		before := read(t, path)
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		pack(t, s, through, true)
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("drop %v: the packed file has another mode: %v, %v", drop, info, err)
+		}
 		old, err := os.ReadFile(path + ".old")
 		if drop != os.IsNotExist(err) || !drop && string(old) != string(before) {
 			t.Errorf("drop %v: Data.fs.old has %d bytes of %d, %v", drop, len(old), len(before), err)
