@@ -123,6 +123,21 @@ func (x Index) From(oid raidstorage.OID) iter.Seq2[raidstorage.OID, int64] {
 	}
 }
 
+// Write is writeIndex.
+func (x Index) Write(w io.Writer, end int64) error {
+	x.x.sort()
+	return writeIndex(w, x.x, end)
+}
+
+// LoadIndex is readIndex.
+func LoadIndex(r io.Reader, size int64) (Index, error) {
+	x, _, err := readIndex(r, size)
+	if err != nil {
+		x = newIndex()
+	}
+	return Index{x}, err
+}
+
 // Mapped tells whether the storage reads through a mapping.
 func Mapped(s *Storage) bool { return s.f.mapped.Load() != nil }
 

@@ -318,17 +318,9 @@ func (s *Storage) saneTransaction(x *index, h txnHeader) error {
 // one, some of pages evenly spread in a large one.
 func (s *Storage) saneSample(x *index, end int64) error {
 	v, buf := s.committerView(end), make([]byte, maxRecordHeaderLen)
-	pages := len(x.keys)
-	perPage, step := max(1, saneObjects/max(1, pages)), max(1, pages/saneObjects)
-	for i := 0; i < pages; i += step {
-		n := 0
-		for e := range x.from(raidstorage.OID(x.keys[i] << pageBits)) {
-			if n++; n > perPage || uint64(e.oid)>>pageBits != x.keys[i] {
-				break
-			}
-			if _, _, err := v.recordAt(e.pos, end, e.oid, buf); err != nil {
-				return fmt.Errorf("%w: %w", errIndex, err)
-			}
+	for e := range x.sample(saneObjects) {
+		if _, _, err := v.recordAt(e.pos, end, e.oid, buf); err != nil {
+			return fmt.Errorf("%w: %w", errIndex, err)
 		}
 	}
 	return nil
