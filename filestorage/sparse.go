@@ -2,6 +2,7 @@ package filestorage
 
 import (
 	"encoding/binary"
+	"iter"
 	"slices"
 	"sort"
 
@@ -142,6 +143,35 @@ func (s *sparse) remove(oid raidstorage.OID) bool {
 		s.chunks[c] = slices.Delete(s.chunks[c], i*sparseEntry, (i+1)*sparseEntry)
 	}
 	return ok
+}
+
+// all yields the oids in order.
+func (s *sparse) all() iter.Seq[raidstorage.OID] {
+	return func(yield func(raidstorage.OID) bool) {
+		for _, chunk := range s.chunks {
+			for i := range len(chunk) / sparseEntry {
+				if !yield(sparseOID(chunk, i)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// filter forgets the oids that keep does not name, and returns how many stay.
+func (s *sparse) filter(keep func(raidstorage.OID) bool) (n int) {
+	for c, chunk := range s.chunks {
+		kept := 0
+		for i := range len(chunk) / sparseEntry {
+			if keep(sparseOID(chunk, i)) {
+				copy(chunk[kept*sparseEntry:][:sparseEntry], chunk[i*sparseEntry:])
+				kept++
+			}
+		}
+		s.chunks[c] = chunk[:kept*sparseEntry]
+		n += kept
+	}
+	return n
 }
 
 // sparseCursor walks through the entries in order.
