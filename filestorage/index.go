@@ -218,36 +218,6 @@ func (x *index) sample(n int) iter.Seq[entry] {
 	}
 }
 
-// changes is where the objects were that have changed since it was made, so that the
-// index as it was then can be read while it changes.
-type changes struct {
-	before map[raidstorage.OID]int64 // 0 for those that were not there
-	lost   bool                      // whether there were too many, or others than set makes
-}
-
-// maxChanges bounds the memory of changes, about 64 MB.
-const maxChanges = 1 << 20
-
-// note keeps where oid was, unless it has changed before.
-func (c *changes) note(oid raidstorage.OID, before int64) {
-	if _, again := c.before[oid]; again || c.lost {
-		return
-	}
-	if len(c.before) == maxChanges {
-		c.before, c.lost = nil, true
-		return
-	}
-	c.before[oid] = before
-}
-
-// undo returns e as it was, and false if it was not there.
-func (c *changes) undo(e entry) (entry, bool) {
-	if before, changed := c.before[e.oid]; changed {
-		e.pos = before
-	}
-	return e, e.pos != 0
-}
-
 // rank returns how many oids of the page come before low, and whether low is there.
 func (p *page) rank(low uint8) (int, bool) {
 	word, bit := int(low/64), low%64
