@@ -115,7 +115,8 @@ func TestAfterAKillOnlyTheTailIsScanned(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("index to %d of %d bytes: %d were read, %d without it", end, info.Size(), opened, counted.bytes.Load())
-	if opened > info.Size()-end+1<<20 || opened >= counted.bytes.Load()/2 {
+	// A long transaction is read up to twice: its end comes first.
+	if opened > 2*(info.Size()-end)+1<<20 || opened >= counted.bytes.Load()*2/3 {
 		t.Errorf("%d bytes were read at open, %d without an index", opened, counted.bytes.Load())
 	}
 	if err := again.Close(); err != nil {
