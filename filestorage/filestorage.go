@@ -119,7 +119,6 @@ type Storage struct {
 	// What the index is saved with, see indexsave.go.
 	saveAfter int64
 	saveDue   chan struct{} // tells the saver that there is something to do: one slot
-	saver     chan struct{} // closed when the saver has ended; nil if there is none
 	naming    chan struct{} // held while the index file becomes another one: one slot
 
 	following   chan struct{} // held by Follow: one slot
@@ -138,6 +137,8 @@ type Storage struct {
 	last     raidstorage.TID
 	oids     raidstorage.OID      // the highest oid given out or stored
 	saved    int64                // where the index file ends, 0 if there is none
+	saves    bool                 // whether the index is saved by more than Close
+	saver    chan struct{}        // closed when the saver has ended; nil if there was nothing to save
 	tried    int64                // up to where it was to be saved the last time
 	unsaved  int                  // how many transactions were shown since then
 	voted    *txn                 // the transaction that holds commit
@@ -244,11 +245,12 @@ func (s *Storage) Close() error {
 		return s.closeErr
 	}
 	s.closed = true
+	saver := s.saver // nobody starts one any more
 	s.mu.Unlock()
 	close(s.closing)
 	s.calls.Wait()
-	if s.saver != nil {
-		<-s.saver
+	if saver != nil {
+		<-saver
 	}
 	s.f.wait()
 	for src := range s.replaced {

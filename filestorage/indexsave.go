@@ -77,18 +77,18 @@ func (c *changes) undo(e entry) (entry, bool) {
 	return e, e.pos != 0
 }
 
-// startSaver starts the goroutine that saves the index. Close ends it and waits.
-func (s *Storage) startSaver() {
-	s.saver = make(chan struct{})
+// startSaving makes the saver work. It may be time at once, after a crash.
+func (s *Storage) startSaving() {
 	s.mu.Lock()
-	s.askForSaveLocked() // it may not have been saved for long before
-	s.mu.Unlock()
-	go s.saveIndexes()
+	defer s.mu.Unlock()
+	s.saves = s.saveAfter >= 0
+	s.askForSaveLocked()
 }
 
-// askForSaveLocked wakes the saver if it is time.
+// askForSaveLocked wakes the saver if it is time, and starts it if there is none. Close
+// ends it and waits.
 func (s *Storage) askForSaveLocked() {
-	if s.saver == nil || s.saveAfter < 0 || s.closed {
+	if !s.saves || s.closed {
 		return
 	}
 	size := s.end - max(s.saved, s.tried)
@@ -96,11 +96,16 @@ func (s *Storage) askForSaveLocked() {
 	if s.saveAfter == 0 {
 		due = (size >= defaultSaveAfter || s.unsaved >= saveTransactions) && size >= bucketEntry*int64(s.index.count)
 	}
-	if due {
-		select {
-		case s.saveDue <- struct{}{}:
-		default: // it is awake
-		}
+	if !due {
+		return
+	}
+	if s.saver == nil {
+		s.saver = make(chan struct{})
+		go s.saveIndexes()
+	}
+	select {
+	case s.saveDue <- struct{}{}:
+	default: // it is awake
 	}
 }
 

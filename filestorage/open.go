@@ -50,7 +50,7 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 	}
 	if err == nil {
 		if !s.readOnly {
-			s.startSaver()
+			s.startSaving()
 		}
 		return s, nil
 	}
