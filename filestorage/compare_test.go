@@ -28,6 +28,9 @@ import (
 //
 //	go test -tags compare -run TestComparison -v -timeout 10m ./filestorage
 //
+// With -run Comparison it does so for packing as well, time and memory, see
+// TestPackComparison.
+//
 // RAIDSTORAGE_PYTHON names an interpreter with ZODB. The file, 460 MB, is made in a
 // temporary directory, or kept in the directory that RAIDSTORAGE_COMPARE names and
 // used again.

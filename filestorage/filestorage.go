@@ -119,6 +119,7 @@ type Storage struct {
 
 	// What the index is saved with, see indexsave.go.
 	saveAfter int64
+	saver     sync.WaitGroup
 	saveDue   chan struct{} // tells the saver that there is something to do: one slot
 	naming    chan struct{} // held while the index file becomes another one: one slot
 
@@ -139,7 +140,7 @@ type Storage struct {
 	oids     raidstorage.OID      // the highest oid given out or stored
 	saved    int64                // where the index file ends, 0 if there is none
 	saves    bool                 // whether the index is saved by more than Close
-	saver    chan struct{}        // closed when the saver has ended; nil if there was nothing to save
+	saving   bool                 // whether the saver was started
 	tried    int64                // up to where it was to be saved the last time
 	unsaved  int                  // how many transactions were shown since then
 	voted    *txn                 // the transaction that holds commit
@@ -246,13 +247,10 @@ func (s *Storage) Close() error {
 		return s.closeErr
 	}
 	s.closed = true
-	saver := s.saver // nobody starts one any more
 	s.mu.Unlock()
 	close(s.closing)
 	s.calls.Wait()
-	if saver != nil {
-		<-saver
-	}
+	s.saver.Wait() // nobody starts one any more
 	s.f.wait()
 	for src := range s.replaced {
 		src.wait()

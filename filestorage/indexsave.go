@@ -99,9 +99,9 @@ func (s *Storage) askForSaveLocked() {
 	if !due {
 		return
 	}
-	if s.saver == nil {
-		s.saver = make(chan struct{})
-		go s.saveIndexes()
+	if !s.saving {
+		s.saving = true
+		s.saver.Go(s.saveIndexes)
 	}
 	select {
 	case s.saveDue <- struct{}{}:
@@ -111,7 +111,6 @@ func (s *Storage) askForSaveLocked() {
 
 // saveIndexes saves the index whenever it is asked to, until Close.
 func (s *Storage) saveIndexes() {
-	defer close(s.saver)
 	for {
 		select {
 		case <-s.closing:

@@ -165,6 +165,23 @@ func TestIndexFilesAreReadInBothDirections(t *testing.T) {
 	}
 }
 
+// Python believes the index that a storage saved before its process was killed.
+func TestPythonUsesTheIndexSavedBeforeAKill(t *testing.T) {
+	t.Parallel()
+	s := temp(t)
+	fill(t, s, 1000, 100, 300)
+	put(t, s, 1<<50, "far")
+	if _, err := filestorage.SaveIndexNow(s); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, 5000, "the tail")
+	put(t, s, 1<<50+1, "the tail")
+	used, got := pythonDump(t, abandon(t, s.Name()))
+	if diff := cmp.Diff(got, mustDump(t, s)); diff != "" || !used {
+		t.Errorf("Python used the index: %v; it reads (-) what Go does not (+):\n%s", used, diff)
+	}
+}
+
 func TestPythonCannotOpenWhatGoHasOpen(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "Data.fs")

@@ -16,8 +16,9 @@ func starters() []string {
 		"startup.go openAll",    // waits itself
 		"startup.go firstStart", // waits itself
 
-		"filestorage/pack_mark.go follow",    // waits itself
-		"filestorage/pack_out.go newPackOut", // packOut.stop waits; Pack always calls it
+		"filestorage/indexsave.go askForSaveLocked", // Storage.Close waits
+		"filestorage/pack_mark.go follow",           // waits itself
+		"filestorage/pack_out.go newPackOut",        // packOut.stop waits; Pack always calls it
 	}
 }
 
