@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/zeoraid/raidstorage"
@@ -175,32 +174,4 @@ func BenchmarkOpen(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Run("scan", open)
-}
-
-// BenchmarkIndexMemory reports what an open storage holds in memory per object.
-func BenchmarkIndexMemory(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "Data.fs")
-	s, err := filestorage.Open(b.Context(), path, filestorage.Options{Durability: filestorage.NoSync})
-	if err != nil {
-		b.Fatal(err)
-	}
-	fill(b, s, benchObjects, 1000, 1)
-	if err := s.Close(); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		s, err := filestorage.Open(b.Context(), path, filestorage.Options{ReadOnly: true})
-		if err != nil {
-			b.Fatal(err)
-		}
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/benchObjects, "heap-B/object")
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

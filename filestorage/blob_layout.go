@@ -44,6 +44,9 @@ type blobDir struct {
 	// making is held by the one who makes directories: who finds one made may rely on
 	// its being durable.
 	making chan struct{}
+	// syncFile makes a file, or the names in a directory, durable. Tests put others in
+	// its place.
+	syncFile func(*os.File) error
 }
 
 // openBlobDir opens the blob directory at path, or makes it. A read-only one must
@@ -54,7 +57,7 @@ func openBlobDir(path string, readOnly, sync bool) (*blobDir, error) {
 	if err != nil && (readOnly || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
-	d := &blobDir{path: path, lawn: layout == layoutLawn, sync: sync, making: make(chan struct{}, 1)}
+	d := &blobDir{path: path, lawn: layout == layoutLawn, sync: sync, making: make(chan struct{}, 1), syncFile: (*os.File).Sync}
 	if readOnly {
 		return d, nil
 	}
@@ -110,7 +113,7 @@ func (d *blobDir) mark(layout string) error {
 	}
 	_, err = f.WriteString(layout)
 	if err == nil && d.sync {
-		err = f.Sync()
+		err = d.syncFile(f)
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), filepath.Join(d.path, layoutMarker))
@@ -263,7 +266,12 @@ func (d *blobDir) syncPath(path string) error {
 	if !d.sync {
 		return nil
 	}
-	return syncDir(filepath.Join(path, "any"))
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = ignoreUnsupportedSync(d.syncFile(dir))
+	return errors.Join(err, dir.Close())
 }
 
 // removeEmpty removes the directories of oid that hold nothing. Whoever is about to

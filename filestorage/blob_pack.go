@@ -130,7 +130,7 @@ func (r *logReader) markBlobs(names []blobName, marks []bool) error {
 
 // old is where what a pack removes is kept.
 func (d *blobDir) old() *blobDir {
-	return &blobDir{path: d.path + oldSuffix, lawn: d.lawn, sync: d.sync, making: make(chan struct{}, 1)}
+	return &blobDir{path: d.path + oldSuffix, lawn: d.lawn, sync: d.sync, making: make(chan struct{}, 1), syncFile: d.syncFile}
 }
 
 // makeOld makes the directory for what a pack removes, without what is there of the

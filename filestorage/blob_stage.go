@@ -147,8 +147,8 @@ func (t *txn) syncBlob(oid raidstorage.OID, f *os.File) error {
 			err = f.Chmod(info.Mode().Perm()&^write | dir.Mode().Perm()&read)
 		}
 	}
-	if err == nil && t.s.sync {
-		err = f.Sync()
+	if err == nil && t.s.blobs.sync {
+		err = t.s.blobs.syncFile(f)
 	}
 	if err != nil {
 		return t.s.ioError(fmt.Sprintf("stage the blob of object %v", oid), err)
@@ -216,7 +216,11 @@ func (p *pending) installBlob(ctx context.Context, r *pendingRecord) error {
 	}
 	p.installed = append(p.installed, blobName{r.oid, p.tid})
 	if err := d.syncPath(filepath.Dir(final)); err != nil {
-		return s.ioError("vote: put the blob in place", err)
+		err = s.ioError("vote: put the blob in place", err)
+		if !isFull(err) { // the next sync may say that all is well, and it is not
+			s.fail("making a blob durable failed", err)
+		}
+		return err
 	}
 	return nil
 }
@@ -271,7 +275,7 @@ func (d *blobDir) copyFile(from, to string) error {
 		err = out.Chmod(info.Mode().Perm())
 	}
 	if err == nil && d.sync {
-		err = out.Sync()
+		err = d.syncFile(out)
 	}
 	if err = errors.Join(err, out.Close(), in.Close()); err == nil {
 		err = os.Rename(out.Name(), to)

@@ -40,7 +40,7 @@ func WriteIndex(w io.Writer, entries map[uint64]int64, end int64) error {
 		x.set(raidstorage.OID(oid), pos)
 	}
 	x.sort()
-	return writeIndex(w, x, end)
+	return writeIndex(w, x.from(0), end)
 }
 
 // FailingFile fails all writes, truncations and syncs from call number At on,
@@ -122,6 +122,24 @@ func (x Index) From(oid raidstorage.OID) iter.Seq2[raidstorage.OID, int64] {
 		}
 	}
 }
+
+// Write is writeIndex.
+func (x Index) Write(w io.Writer, end int64) error {
+	x.x.sort()
+	return writeIndex(w, x.x.from(0), end)
+}
+
+// LoadIndex is readIndex.
+func LoadIndex(r io.Reader, size int64) (Index, error) {
+	x, _, err := readIndex(r, size)
+	if err != nil {
+		x = newIndex()
+	}
+	return Index{x}, err
+}
+
+// SaveIndexNow is what the saver does when it is asked to.
+func SaveIndexNow(s *Storage) (int64, error) { return s.saveWhileUsed() }
 
 // Mapped tells whether the storage reads through a mapping.
 func Mapped(s *Storage) bool { return s.f.mapped.Load() != nil }

@@ -80,6 +80,12 @@ type Options struct {
 	// PackDropOld makes Pack remove the file as it was before; by default it is kept
 	// as Data.fs.old, over the one of the pack before, as Python does.
 	PackDropOld bool
+	// SaveIndexAfter is after how many bytes of transactions the index file is saved
+	// while the storage is used, so that Open after a crash needs to read no more than
+	// about that many. 0 means 64 MiB, or 10,000 transactions, but not before as much
+	// was committed as the index file itself takes, 8 bytes for an object. Less than 0
+	// means that it is saved by Close only.
+	SaveIndexAfter int64
 	// Clock is the time that new tids come from; nil means time.Now.
 	Clock func() time.Time
 	// Logger gets a warning for each repair; nil means none.
@@ -88,7 +94,7 @@ type Options struct {
 
 // Storage is an open Data.fs.
 //
-// Locks are taken in the order commit, syncing, mu.
+// Locks are taken in the order commit, syncing, naming, mu.
 type Storage struct {
 	path     string
 	readOnly bool
@@ -110,6 +116,11 @@ type Storage struct {
 	syncing chan struct{} // held by the one who works the queue off: one slot
 	held    bool          // whether the last round held statuses back; guarded by syncing
 
+	// What the index is saved with, see indexsave.go.
+	saveAfter int64
+	saveDue   chan struct{} // tells the saver that there is something to do: one slot
+	naming    chan struct{} // held while the index file becomes another one: one slot
+
 	following   chan struct{} // held by Follow: one slot
 	subscribers subscribers
 
@@ -126,6 +137,10 @@ type Storage struct {
 	last     raidstorage.TID
 	oids     raidstorage.OID      // the highest oid given out or stored
 	saved    int64                // where the index file ends, 0 if there is none
+	saves    bool                 // whether the index is saved by more than Close
+	saver    chan struct{}        // closed when the saver has ended; nil if there was nothing to save
+	tried    int64                // up to where it was to be saved the last time
+	unsaved  int                  // how many transactions were shown since then
 	voted    *txn                 // the transaction that holds commit
 	replaced map[*source]struct{} // files that iterators still read
 	// What Finish has taken but the disk may not have, see group.go.
@@ -230,9 +245,13 @@ func (s *Storage) Close() error {
 		return s.closeErr
 	}
 	s.closed = true
+	saver := s.saver // nobody starts one any more
 	s.mu.Unlock()
 	close(s.closing)
 	s.calls.Wait()
+	if saver != nil {
+		<-saver
+	}
 	s.f.wait()
 	for src := range s.replaced {
 		src.wait()

@@ -108,6 +108,8 @@ func (s *Storage) showLocked(p *pending) {
 		}
 	}
 	s.end, s.last = p.next, p.tid
+	s.unsaved++
+	s.askForSaveLocked()
 }
 
 // await waits until p is through the queue and returns how that went. Whoever waits

@@ -2,6 +2,7 @@ package filestorage
 
 import (
 	"iter"
+	"math"
 	"math/bits"
 	"slices"
 
@@ -10,18 +11,22 @@ import (
 
 // index maps oids to the positions of their current records. It takes about 6.5
 // bytes for each of many adjacent oids, as ZODB's databases have them: a map would
-// take six times that. Its owner guards it.
+// take six times that. Of oids far from each other it takes 16 bytes. Its owner guards
+// it.
 type index struct {
 	pages   map[uint64]*page // by oid / pageSize
 	keys    []uint64         // of pages
 	ordered bool             // whether keys are in ascending order
+	sparse  sparse           // what no page is worth its memory for
 	count   int
 	highest raidstorage.OID // the highest oid ever set
+	changes *changes        // nil unless somebody needs the index as it was
 }
 
 const (
 	pageBits = 8
 	pageSize = 1 << pageBits
+	minPage  = 8 // adjacent oids from which on they get a page
 	posBytes = 6 // as in ZODB's fsIndex: files of up to 256 TiB
 	maxPos   = 1<<(8*posBytes) - 1
 )
@@ -39,7 +44,7 @@ func newIndex() *index { return &index{pages: make(map[uint64]*page), ordered: t
 func (x *index) get(oid raidstorage.OID) int64 {
 	p := x.pages[uint64(oid)>>pageBits]
 	if p == nil {
-		return 0
+		return x.sparse.get(oid)
 	}
 	rank, ok := p.rank(uint8(oid))
 	if !ok {
@@ -50,21 +55,41 @@ func (x *index) get(oid raidstorage.OID) int64 {
 
 // set makes pos, 1 to maxPos, the position of oid's record.
 func (x *index) set(oid raidstorage.OID, pos int64) {
-	key := uint64(oid) >> pageBits
-	p := x.pages[key]
-	if p == nil {
-		p = new(page)
-		x.pages[key] = p
-		if n := len(x.keys); n > 0 && x.keys[n-1] > key {
-			x.ordered = false
-		}
-		x.keys = append(x.keys, key)
+	if x.changes != nil {
+		x.changes.note(oid, x.get(oid))
 	}
 	x.highest = max(x.highest, oid)
+	p := x.pages[uint64(oid)>>pageBits]
+	if p == nil {
+		added, ofPage := x.sparse.set(oid, pos)
+		if added {
+			x.count++
+		}
+		if ofPage >= minPage {
+			p = new(page)
+			x.sparse.take(oid, p.set)
+			x.addPage(uint64(oid)>>pageBits, p)
+		}
+		return
+	}
+	before := len(p.packed)
+	p.set(oid, pos)
+	x.count += (len(p.packed) - before) / posBytes
+}
+
+func (x *index) addPage(key uint64, p *page) {
+	if n := len(x.keys); n > 0 && x.keys[n-1] > key {
+		x.ordered = false
+	}
+	x.pages[key] = p
+	x.keys = append(x.keys, key)
+}
+
+// set makes pos the position of oid, which belongs to the page.
+func (p *page) set(oid raidstorage.OID, pos int64) {
 	rank, ok := p.rank(uint8(oid))
 	if !ok {
 		p.insert(uint8(oid), rank)
-		x.count++
 	}
 	putPos(p.packed[rank*posBytes:], pos)
 }
@@ -76,21 +101,28 @@ func (x *index) addBucket(base raidstorage.OID, suffixes, positions []byte, lowe
 	n, last := len(suffixes)/suffixLen, -1
 	for i := 0; i < n; {
 		key, first := suffixes[i*suffixLen], i
-		p := new(page)
 		for ; i < n && suffixes[i*suffixLen] == key; i++ {
-			low := suffixes[i*suffixLen+1]
 			pos := getPos(positions[i*posBytes:])
-			if s := int(key)<<8 | int(low); s > last && pos >= lowest && pos <= highest {
-				p.present[low/64] |= 1 << (low % 64)
-				last = s
-				continue
+			at := int(key)<<8 | int(suffixes[i*suffixLen+1])
+			if at <= last || pos < lowest || pos > highest {
+				return false
 			}
-			return false
+			last = at
+		}
+		if i-first < minPage {
+			for j := first; j < i; j++ {
+				oid := base | raidstorage.OID(key)<<8 | raidstorage.OID(suffixes[j*suffixLen+1])
+				x.sparse.set(oid, getPos(positions[j*posBytes:]))
+			}
+			continue
+		}
+		p := new(page)
+		for j := first; j < i; j++ {
+			low := suffixes[j*suffixLen+1]
+			p.present[low/64] |= 1 << (low % 64)
 		}
 		p.packed = append(make([]byte, 0, (i-first)*posBytes), positions[first*posBytes:i*posBytes]...)
-		at := uint64(base)>>pageBits | uint64(key)
-		x.pages[at] = p
-		x.keys = append(x.keys, at)
+		x.addPage(uint64(base)>>pageBits|uint64(key), p)
 	}
 	x.count += n
 	x.highest = base | raidstorage.OID(last)
@@ -99,8 +131,14 @@ func (x *index) addBucket(base raidstorage.OID, suffixes, positions []byte, lowe
 
 // remove forgets oid.
 func (x *index) remove(oid raidstorage.OID) {
+	if x.changes != nil {
+		x.changes.lost = true // where it was would not be found any more
+	}
 	p := x.pages[uint64(oid)>>pageBits]
 	if p == nil {
+		if x.sparse.remove(oid) {
+			x.count--
+		}
 		return
 	}
 	if rank, ok := p.rank(uint8(oid)); ok {
@@ -128,7 +166,13 @@ func (x *index) sort() {
 func (x *index) from(first raidstorage.OID) iter.Seq[entry] {
 	return func(yield func(entry) bool) {
 		at, _ := slices.BinarySearch(x.keys, uint64(first)>>pageBits)
+		others := x.sparse.from(first)
 		for _, key := range x.keys[at:] {
+			for e, ok := others.next(key); ok; e, ok = others.next(key) {
+				if !yield(e) {
+					return
+				}
+			}
 			p, rank := x.pages[key], 0
 			for word, present := range p.present {
 				for ; present != 0; present &= present - 1 {
@@ -137,6 +181,37 @@ func (x *index) from(first raidstorage.OID) iter.Seq[entry] {
 						return
 					}
 					rank++
+				}
+			}
+		}
+		for e, ok := others.next(math.MaxUint64); ok; e, ok = others.next(math.MaxUint64) {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// sample yields about n entries, evenly spread over the oids: all of a small index.
+// Call sort before.
+func (x *index) sample(n int) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		spans := len(x.keys) + len(x.sparse.firsts)
+		each := max(1, n/max(1, spans))
+		for i := 0; i < spans; i += max(1, spans/n) {
+			var page uint64
+			if i < len(x.keys) {
+				page = x.keys[i]
+			} else {
+				page = x.sparse.firsts[i-len(x.keys)]
+			}
+			left := each
+			for e := range x.from(raidstorage.OID(page << pageBits)) {
+				if left == 0 {
+					break
+				}
+				if left--; !yield(e) {
+					return
 				}
 			}
 		}

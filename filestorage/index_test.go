@@ -60,8 +60,9 @@ func TestIndexAgreesWithAMap(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		x, model := filestorage.NewIndex(), map[raidstorage.OID]int64{}
-		for range rapid.IntRange(0, 500).Draw(t, "steps") {
-			oid := raidstorage.OID(rapid.Uint64Range(0, 700).Draw(t, "oid"))
+		shift := rapid.SampledFrom([]int{0, 4, 6, 40}).Draw(t, "shift") // few or many of a page
+		for range rapid.IntRange(0, 3000).Draw(t, "steps") {
+			oid := raidstorage.OID(rapid.Uint64Range(0, 5000).Draw(t, "oid")) << shift
 			if rapid.IntRange(0, 3).Draw(t, "what") == 0 {
 				x.Remove(oid)
 				delete(model, oid)
@@ -71,12 +72,13 @@ func TestIndexAgreesWithAMap(t *testing.T) {
 			x.Set(oid, pos)
 			model[oid] = pos
 		}
-		for oid := range raidstorage.OID(701) {
+		for oid := range raidstorage.OID(5001) {
+			oid <<= shift
 			if got := x.Get(oid); got != model[oid] {
 				t.Fatalf("oid %v is at %d, want %d", oid, got, model[oid])
 			}
 		}
-		from := raidstorage.OID(rapid.Uint64Range(0, 700).Draw(t, "from"))
+		from := raidstorage.OID(rapid.Uint64Range(0, 5000).Draw(t, "from")) << shift
 		all, last := 0, from
 		for oid, pos := range x.From(from) {
 			if oid < last || model[oid] != pos {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/zeoraid/raidstorage"
 )
@@ -41,14 +42,14 @@ const (
 // errIndex says that an index file is not usable; it is rebuilt then.
 var errIndex = errors.New("not an index of this file")
 
-// writeIndex writes the index, which is complete up to position end. Call sort
-// before.
-func writeIndex(w io.Writer, x *index, end int64) error {
+// writeIndex writes the entries, in the order of oids, of an index that is complete up
+// to position end.
+func writeIndex(w io.Writer, entries iter.Seq[entry], end int64) error {
 	b := bufio.NewWriterSize(w, 64<<10)
 	scratch := appendPickledInt([]byte{opProto, 3}, end)
 	b.Write(append(scratch, opStop)) // a bufio.Writer keeps the error for Flush
 	var bucket []entry
-	for e := range x.from(0) {
+	for e := range entries {
 		if len(bucket) > 0 && bucket[0].oid>>bucketBits != e.oid>>bucketBits {
 			scratch = appendBucket(scratch[:0], bucket)
 			b.Write(scratch)

@@ -49,6 +49,9 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 		s.blobs, err = openBlobDir(opts.BlobDir, s.readOnly, s.sync)
 	}
 	if err == nil {
+		if !s.readOnly {
+			s.startSaving()
+		}
 		return s, nil
 	}
 	errs := []error{err}
@@ -68,6 +71,7 @@ func newStorage(path string, opts Options) *Storage {
 		commit: make(chan struct{}, 1), syncing: make(chan struct{}, 1), following: make(chan struct{}, 1),
 		packing: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
 		dir: osDir{}, dropOld: opts.PackDropOld,
+		saveAfter: opts.SaveIndexAfter, saveDue: make(chan struct{}, 1), naming: make(chan struct{}, 1),
 		spills: make(map[*spill]struct{}), replaced: make(map[*source]struct{}), queuedAt: make(map[raidstorage.OID]int64),
 		index: newIndex(), end: magicLen, tail: magicLen,
 	}
@@ -261,42 +265,48 @@ func (s *Storage) useIndex(f *os.File, size int64) error {
 // How much of the file is compared with an index that was read.
 const (
 	saneTransactions = 1000
-	saneRecords      = 1000
+	saneRecords      = 1000 // of one transaction
+	saneEnough       = 256  // records after which no other transaction is compared
 	saneObjects      = 256
 )
 
-// sane tells whether x can be the index of the file up to end: the last transaction
-// before it has records is there as the index says, as in ZODB's _check_sanity, and
-// a sample of the objects is. It returns the last tid.
+// sane tells whether x can be the index of the file up to end: the last transactions
+// before it are there as the index says, one that has records at least, as in ZODB's
+// _check_sanity, and a sample of the objects is. It returns the last tid.
 func (s *Storage) sane(x *index, end int64) (raidstorage.TID, error) {
 	var last raidstorage.TID
 	w := &window{r: s.f.file, end: end, back: true}
-	for pos, n := end, 0; pos > magicLen; n++ {
+	seen := make(map[raidstorage.OID]struct{})
+	for pos, n := end, 0; pos > magicLen && len(seen) < saneEnough; n++ {
 		h, bad, err := w.before(pos)
 		if err != nil {
 			return 0, err
 		}
 		if bad != nil || n == saneTransactions || h.status == statusCheckpoint {
+			if len(seen) > 0 {
+				break // the index has nothing to do with it
+			}
 			return 0, fmt.Errorf("%w: no transaction ends at %d: %v", errIndex, pos, bad)
 		}
 		last, pos = max(last, h.tid), h.pos
-		if h.status == statusUndone || h.records() == h.end() {
+		if h.status == statusUndone {
 			continue // has nothing to compare
 		}
-		if err := s.saneTransaction(x, h); err != nil {
+		if err := s.saneTransaction(x, h, seen); err != nil {
 			return 0, err
 		}
-		return last, s.saneSample(x, end)
 	}
-	if x.count > 0 {
+	if len(seen) == 0 && x.count > 0 {
 		return 0, fmt.Errorf("%w: it has objects, the file has not", errIndex)
 	}
-	return last, nil
+	return last, s.saneSample(x, end)
 }
 
-// saneTransaction compares the index with the transaction h, the last one.
-func (s *Storage) saneTransaction(x *index, h txnHeader) error {
+// saneTransaction compares the index with the transaction h, but for the objects seen
+// in later ones, and adds those of this one.
+func (s *Storage) saneTransaction(x *index, h txnHeader, seen map[raidstorage.OID]struct{}) error {
 	w := &window{r: s.f.file, end: h.next()}
+	var here []raidstorage.OID
 	for pos, n := h.records(), 0; pos < h.end() && n < saneRecords; n++ {
 		rec, bad, err := w.record(pos, h)
 		if err != nil {
@@ -306,10 +316,15 @@ func (s *Storage) saneTransaction(x *index, h txnHeader) error {
 			return fmt.Errorf("%w: %v", errIndex, bad)
 		}
 		// A later position is that of a second record of the object.
-		if at := x.get(rec.oid); at < pos || at >= h.end() {
+		at := x.get(rec.oid)
+		if _, later := seen[rec.oid]; !later && (at < pos || at >= h.end()) {
 			return fmt.Errorf("%w: object %v is at %d, not at %d", errIndex, rec.oid, pos, at)
 		}
+		here = append(here, rec.oid)
 		pos = rec.next()
+	}
+	for _, oid := range here {
+		seen[oid] = struct{}{}
 	}
 	return nil
 }
@@ -318,17 +333,9 @@ func (s *Storage) saneTransaction(x *index, h txnHeader) error {
 // one, some of pages evenly spread in a large one.
 func (s *Storage) saneSample(x *index, end int64) error {
 	v, buf := s.committerView(end), make([]byte, maxRecordHeaderLen)
-	pages := len(x.keys)
-	perPage, step := max(1, saneObjects/max(1, pages)), max(1, pages/saneObjects)
-	for i := 0; i < pages; i += step {
-		n := 0
-		for e := range x.from(raidstorage.OID(x.keys[i] << pageBits)) {
-			if n++; n > perPage || uint64(e.oid)>>pageBits != x.keys[i] {
-				break
-			}
-			if _, _, err := v.recordAt(e.pos, end, e.oid, buf); err != nil {
-				return fmt.Errorf("%w: %w", errIndex, err)
-			}
+	for e := range x.sample(saneObjects) {
+		if _, _, err := v.recordAt(e.pos, end, e.oid, buf); err != nil {
+			return fmt.Errorf("%w: %w", errIndex, err)
 		}
 	}
 	return nil
@@ -339,25 +346,3 @@ const (
 	indexSuffix = ".index"
 	indexTemp   = ".index.index_tmp" // the name that Python uses
 )
-
-// saveIndex writes the index of all finished transactions. It is called while
-// nobody else uses the storage.
-func (s *Storage) saveIndex() (err error) {
-	temp := s.path + indexTemp
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
-	if err != nil {
-		return err
-	}
-	s.index.sort()
-	err = writeIndex(f, s.index, s.end)
-	if err == nil && s.sync {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	if err = os.Rename(temp, s.path+indexSuffix); err == nil {
-		s.saved = s.end
-	}
-	return err
-}

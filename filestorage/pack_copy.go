@@ -61,6 +61,7 @@ func (x *index) intersect(m *marks) {
 		p.packed = p.packed[:kept*posBytes]
 		x.count += kept
 	}
+	x.count += x.sparse.filter(m.has)
 }
 
 // copyPacked copies what stays of a transaction up to the pack time, if anything. The

@@ -44,6 +44,14 @@ func newMarks(x *index) *marks {
 	for key, p := range x.pages {
 		m.pages[key] = &markPage{present: p.present}
 	}
+	for oid := range x.sparse.all() {
+		p := m.pages[uint64(oid)>>pageBits]
+		if p == nil {
+			p = new(markPage)
+			m.pages[uint64(oid)>>pageBits] = p
+		}
+		p.present[uint8(oid)/64] |= 1 << (uint8(oid) % 64)
+	}
 	m.keys = slices.Sorted(maps.Keys(m.pages))
 	return m
 }

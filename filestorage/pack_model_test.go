@@ -1,3 +1,5 @@
+//go:build interop
+
 package filestorage_test
 
 import (
@@ -6,34 +8,8 @@ import (
 	"testing"
 
 	"github.com/zeoraid/raidstorage"
-	"github.com/zeoraid/raidstorage/filestorage"
 	"github.com/zeoraid/raidstorage/internal/pickleref"
 )
-
-// logTxn is a transaction of a log in memory.
-type logTxn struct {
-	Meta    raidstorage.Meta
-	Records []raidstorage.Record
-}
-
-func readLog(tb testing.TB, s *filestorage.Storage) []logTxn {
-	tb.Helper()
-	var log []logTxn
-	for txn, err := range s.Iterate(tb.Context(), 0, raidstorage.MaxTID) {
-		if err != nil {
-			tb.Fatal(err)
-		}
-		lt := logTxn{Meta: txn.Meta}
-		for rec, err := range txn.Records {
-			if err != nil {
-				tb.Fatal(err)
-			}
-			lt.Records = append(lt.Records, rec)
-		}
-		log = append(log, lt)
-	}
-	return log
-}
 
 // checkPacked checks a packed log against the one before by the words of the
 // contract, without knowing how Pack works.

@@ -1,6 +1,7 @@
 package filestorage
 
 import (
+	"sync"
 	"sync/atomic"
 )
 
@@ -13,7 +14,7 @@ type packOut struct {
 	buf  []byte // not handed over yet
 	free chan []byte
 	todo chan outOp
-	done chan struct{} // closed when the goroutine ends, which it does when todo is closed
+	done sync.WaitGroup // the goroutine, which ends when todo is closed
 	err  atomic.Pointer[error]
 	// adopted is set when the storage has taken over f.
 	adopted bool
@@ -35,18 +36,17 @@ const (
 )
 
 func newPackOut(f file, sync bool) *packOut {
-	o := &packOut{f: f, sync: sync, free: make(chan []byte, outBuffers), todo: make(chan outOp, outBuffers), done: make(chan struct{})}
+	o := &packOut{f: f, sync: sync, free: make(chan []byte, outBuffers), todo: make(chan outOp, outBuffers)}
 	for range outBuffers - 1 {
 		o.free <- make([]byte, 0, packBuffer)
 	}
 	o.buf = make([]byte, 0, packBuffer)
-	go o.run()
+	o.done.Go(o.run) // stop waits
 	return o
 }
 
 // run does what todo says. After an error it does nothing more.
 func (o *packOut) run() {
-	defer close(o.done)
 	unsynced := 0
 	for op := range o.todo {
 		err := o.failed()
@@ -122,5 +122,5 @@ func (o *packOut) flush(sync bool) error {
 // stop ends the goroutine; the file stays open. Nothing may be called afterwards.
 func (o *packOut) stop() {
 	close(o.todo)
-	<-o.done
+	o.done.Wait()
 }

@@ -193,7 +193,7 @@ func (p *packer) saveIndex() (err error) {
 	}
 	p.index.sort()
 	w := newVector(f).start(0)
-	if err = writeIndex(w, p.index, p.out.pos()); err == nil {
+	if err = writeIndex(w, p.index.from(0), p.out.pos()); err == nil {
 		err = w.Flush()
 	}
 	if err == nil && p.s.sync {
@@ -207,12 +207,13 @@ func (p *packer) saveIndex() (err error) {
 // commit lock.
 func (p *packer) switchFiles() error {
 	s := p.s
+	defer s.holdNames()() // see X3 in indexsave.go
 	// An index of the old file could look right beside the new one.
 	if err := p.remove(indexSuffix); err != nil {
 		return s.ioError("pack: remove the index", err)
 	}
 	s.mu.Lock()
-	s.saved = 0
+	s.saved, s.tried = 0, 0
 	s.mu.Unlock()
 	if !s.dropOld {
 		if err := s.dir.Link(s.path, s.path+oldSuffix); err != nil {

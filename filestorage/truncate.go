@@ -3,7 +3,6 @@ package filestorage
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"math"
 	"os"
 
@@ -73,15 +72,18 @@ func (s *Storage) cut(r *logReader, pos int64) error {
 	}
 	// The index file must go first: transactions that come later could make it
 	// look right again, although objects have moved.
+	release := s.holdNames()
 	if err := s.removeIndex(); err != nil {
+		release()
 		return s.ioError("truncate", err)
 	}
 	s.mu.Lock()
 	change()
-	s.end, s.last, s.saved = pos, last, 0
+	s.end, s.last, s.saved, s.tried = pos, last, 0, 0
 	s.tail, s.tailTID = pos, last
 	s.cuts.Add(1)
 	s.mu.Unlock()
+	release()
 	if err := s.f.Truncate(pos); err != nil {
 		err = s.ioError("truncate", err)
 		s.fail("cutting transactions off failed", err)
@@ -141,13 +143,11 @@ func (s *Storage) indexFromScratch(ctx context.Context, pos int64) (func(), erro
 }
 
 func (s *Storage) removeIndex() error {
-	if err := os.Remove(s.path + indexSuffix); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	if err := removeIfThere(s.dir, s.path+indexSuffix); err != nil {
 		return err
 	}
-	return syncDir(s.path)
+	return s.dir.SyncDir(s.path) // even if it was not there: that may not be on the disk
+
 }
 
 // keptBlobsSuffix is that of the blob directory of transactions that were cut off.

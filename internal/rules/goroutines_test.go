@@ -15,6 +15,9 @@ func starters() []string {
 		"raidstorage.go Close",  // waits itself
 		"startup.go openAll",    // waits itself
 		"startup.go firstStart", // waits itself
+
+		"filestorage/pack_mark.go follow",    // waits itself
+		"filestorage/pack_out.go newPackOut", // packOut.stop waits; Pack always calls it
 	}
 }
 
