@@ -85,12 +85,13 @@ const (
 
 // crashWorkload is work for which crash states are generated.
 type crashWorkload struct {
-	run   func(w *crashWork)
-	blobs bool
+	run       func(w *crashWork)
+	blobs     bool
+	saveAfter int64 // see Options.SaveIndexAfter
 }
 
 func (l crashWorkload) options(dir string, seed uint64) filestorage.Options {
-	opts := filestorage.Options{PackDropOld: seed%4 >= 2}
+	opts := filestorage.Options{PackDropOld: seed%4 >= 2, SaveIndexAfter: l.saveAfter}
 	if l.blobs {
 		opts.BlobDir = filepath.Join(dir, crashBlobs)
 	}
@@ -100,8 +101,8 @@ func (l crashWorkload) options(dir string, seed uint64) filestorage.Options {
 func crashWorkloads() map[string]crashWorkload {
 	return map[string]crashWorkload{
 		"commit": {run: (*crashWork).commits},
-		"pack":   {run: (*crashWork).packs},
-		"index":  {run: (*crashWork).indexes},
+		"pack":   {run: (*crashWork).packs, saveAfter: 4000},
+		"index":  {run: (*crashWork).indexes, saveAfter: 1000},
 		"blob":   {run: (*crashWork).blobs, blobs: true},
 	}
 }
@@ -266,9 +267,10 @@ func (w *crashWork) commits() {
 	w.must(s.Close())
 }
 
-// indexes closes and opens the file several times; twice without an index.
+// indexes closes and opens the file several times; twice without an index. Meanwhile the
+// index is saved in the background.
 func (w *crashWork) indexes() {
-	one := w.committer(nil, 0)
+	one := w.committer(nil, 9)
 	for i := range 8 {
 		if one.s = w.open(); i != 5 {
 			one.work(1 + i%3)
@@ -277,6 +279,11 @@ func (w *crashWork) indexes() {
 		if i == 2 || i == 4 {
 			w.must(os.Remove(w.path + ".index"))
 		}
+	}
+	if w.seed%2 == 1 {
+		s := w.open()
+		w.together(s, 3, 5, false)
+		w.must(s.Close())
 	}
 }
 
