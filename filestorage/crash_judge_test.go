@@ -11,8 +11,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/filestorage"
@@ -39,7 +41,7 @@ func (c crashStore) open() (log []loggedTxn, err error) {
 	if err := c.indexFits(); err != nil {
 		return nil, err
 	}
-	s, err := filestorage.Open(context.Background(), c.path(), c.opts)
+	s, err := c.openUnlocked()
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
@@ -48,6 +50,17 @@ func (c crashStore) open() (log []loggedTxn, err error) {
 		return log, err
 	}
 	return log, c.clean()
+}
+
+// openUnlocked opens the storage. Who starts a process at the same time has given it a
+// copy of the lock's descriptor, which it has until it runs its program.
+func (c crashStore) openUnlocked() (*filestorage.Storage, error) {
+	for start := time.Now(); ; runtime.Gosched() {
+		s, err := filestorage.Open(context.Background(), c.path(), c.opts)
+		if _, locked := errors.AsType[*filestorage.LockedError](err); !locked || time.Since(start) > 10*time.Second {
+			return s, err
+		}
+	}
 }
 
 // indexFits tells whether the index file, if there is one, is that of a beginning of
@@ -91,7 +104,7 @@ func (c crashStore) clean() error {
 // goesOn commits one more transaction, closes, and checks.
 func (c crashStore) goesOn() error {
 	ctx := context.Background()
-	s, err := filestorage.Open(ctx, c.path(), c.opts)
+	s, err := c.openUnlocked()
 	if err != nil {
 		return fmt.Errorf("open again: %w", err)
 	}
