@@ -79,7 +79,7 @@ func TestWhatIsNotCommittedLeavesNoBlob(t *testing.T) {
 	}
 }
 
-func mustAbort(t *testing.T, txn raidstorage.Txn) {
+func mustAbort(t testing.TB, txn raidstorage.Txn) {
 	t.Helper()
 	if err := txn.Abort(t.Context()); err != nil {
 		t.Fatal(err)

@@ -75,7 +75,8 @@ type Options struct {
 	// Durability is Sync by default.
 	Durability Durability
 	// BlobDir is the directory of the blobs, Python's blob_dir. It is made when it is
-	// missing, unless ReadOnly. Empty means that the storage has no blobs.
+	// missing, unless ReadOnly. Empty means that the storage has no blobs. No two
+	// storages may share one. What a pack removes of it is kept in BlobDir.old.
 	BlobDir string
 	// PackDropOld makes Pack remove the file as it was before; by default it is kept
 	// as Data.fs.old, over the one of the pack before, as Python does.
