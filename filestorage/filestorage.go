@@ -293,7 +293,7 @@ func (s *Storage) release() error {
 	}
 	errs = append(errs, s.f.close())
 	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+		errs = append(errs, unlockFile(s.lock))
 	}
 	return errors.Join(errs...)
 }

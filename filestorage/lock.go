@@ -45,3 +45,7 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// unlockFile releases the lock. Closing the file alone would leave it locked while a
+// process that this one is just starting still has a copy of the descriptor.
+func unlockFile(f *os.File) error { return errors.Join(funlock(f), f.Close()) }

@@ -12,3 +12,6 @@ import (
 func flock(*os.File) error {
 	return &raidstorage.UnsupportedError{Capability: "file locking"}
 }
+
+// funlock has nothing to release.
+func funlock(*os.File) error { return nil }

@@ -59,7 +59,7 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 		errs = append(errs, s.f.close())
 	}
 	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+		errs = append(errs, unlockFile(s.lock))
 	}
 	return nil, errors.Join(errs...)
 }
