@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -153,33 +154,38 @@ func (e *env) waitInVain(want error, limited func() (context.Context, func())) {
 	wantErr[*raidstorage.TxnStateError](e, "Finish of the transaction that gave up", err)
 }
 
-// starvation lets two goroutines commit in a loop until a third, which came later,
-// has committed a few times. A lock that is not first come, first served lets the
-// first two go on for ever.
+// starvation lets two goroutines vote in a loop while a third commits a few times. A
+// lock that is not first come, first served lets the first two go on for ever while
+// the third waits in Vote. Only that wait counts: what a commit does besides, such
+// as making it durable, may take any number of others' turns.
 func starvation(e *env) {
-	const limit = 2000
+	const limit = 4000 // turns of others during one wait
 	others, cancel := context.WithCancel(e.ctx)
-	defer cancel()
 	var hogs sync.WaitGroup
 	defer hogs.Wait()
 	defer cancel()
-	commits := make([]int, 2)
-	for i := range commits {
+	var turns, since atomic.Int64
+	var waiting atomic.Bool
+	passed := func() bool { return waiting.Load() && turns.Load()-since.Load() >= limit }
+	for range 2 {
 		hogs.Go(func() {
-			for ; commits[i] < limit && others.Err() == nil; commits[i]++ {
-				if !voteAndAbort(others, e.s) {
-					return
-				}
+			for others.Err() == nil && !passed() && voteAndAbort(others, e.s) {
+				turns.Add(1)
 			}
 		})
 	}
 	for range 5 {
-		e.commit(objs(1, "patient"))
-	}
-	cancel()
-	hogs.Wait()
-	if commits[0]+commits[1] >= 2*limit {
-		e.Errorf("a commit had to wait for %d others that came after it", commits[0]+commits[1])
+		txn := e.staged(objs(1, "patient"))
+		since.Store(turns.Load())
+		waiting.Store(true)
+		_, err := txn.Vote(e.ctx)
+		if passed() {
+			e.Errorf("a vote had to wait for %d others that came after it", turns.Load()-since.Load())
+		}
+		waiting.Store(false)
+		e.must("Vote", err)
+		_, err = txn.Finish(e.ctx)
+		e.must("Finish", err)
 	}
 }
 
