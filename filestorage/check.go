@@ -68,8 +68,11 @@ type InspectOptions struct {
 	// Live says that another process may be writing the file, so that an unfinished
 	// transaction at its end is no finding.
 	Live bool
-	// BlobFile returns the path of the file that a blob's revision should have.
-	// nil: blobs are not looked for.
+	// BlobDir is the directory of the blobs, as in Options. Empty: blobs are not
+	// looked for, unless BlobFile is set.
+	BlobDir string
+	// BlobFile, where blobs are elsewhere, returns the path of the file that a blob's
+	// revision should have.
 	BlobFile func(raidstorage.OID, raidstorage.TID) string
 	// WholeOnly makes Recover leave out damaged transactions, of which it copies the
 	// readable records otherwise.
@@ -103,6 +106,13 @@ func Check(ctx context.Context, path string, opts InspectOptions) (report *Repor
 	// The index comes before the size: one that is saved meanwhile would reach
 	// beyond it.
 	saved, savedEnd, indexErr := readIndexFile(path)
+	if opts.BlobDir != "" {
+		dir, err := openBlobDir(opts.BlobDir, true, false)
+		if err != nil {
+			return nil, err
+		}
+		opts.BlobFile = dir.file
+	}
 	in, err := inspect(path, opts)
 	if err != nil {
 		return nil, err

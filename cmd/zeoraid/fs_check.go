@@ -15,6 +15,7 @@ func (e env) fsCheck(ctx context.Context, args []string) int {
 		"Exit status: 0 nothing is wrong, 2 something is, 3 that could not be told.")
 	common.register(set)
 	live := set.Bool("live", false, "the file may be in use: an unfinished transaction at its end is no finding")
+	blobs := set.String("blob-dir", "", "the directory of the blobs; without it they are not looked for")
 	if status, ok := e.parse(set, args, 1, math.MaxInt); !ok {
 		return status
 	}
@@ -26,7 +27,7 @@ func (e env) fsCheck(ctx context.Context, args []string) int {
 		r := e.results(path, common.json)
 		p := e.progress(path, common.quiet)
 		report, err := filestorage.Check(ctx, path, filestorage.InspectOptions{
-			Found: r.found, Progress: p.update, Opaque: common.opaque, Live: *live,
+			Found: r.found, Progress: p.update, Opaque: common.opaque, Live: *live, BlobDir: *blobs,
 		})
 		p.end()
 		status = worse(status, r.end(report, err, checkVerdict))

@@ -106,6 +106,21 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// A record that is a blob's and whose file is not in the blob directory.
+func TestCheckLooksForBlobs(t *testing.T) {
+	t.Parallel()
+	file := database(t, "\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N.")
+	if status, out, _ := command(t, "fs", "check", file); status != 0 {
+		t.Errorf("without -blob-dir: status %d: %s", status, out)
+	}
+	if status, out, _ := command(t, "fs", "check", "-blob-dir", t.TempDir(), file); status != 2 || !strings.Contains(out, "blob's file is missing") {
+		t.Errorf("with an empty blob directory: status %d: %s", status, out)
+	}
+	if status, _, _ := command(t, "fs", "check", "-blob-dir", filepath.Join(t.TempDir(), "none"), file); status != 3 {
+		t.Errorf("with a directory that does not exist: status %d, want 3", status)
+	}
+}
+
 func TestStatusOfSeveralFiles(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
