@@ -95,6 +95,8 @@ func (p *packer) copyPacked(h txnHeader) error {
 			p.entries = append(p.entries, entry{rec.oid, pos}) // stays for a later record only
 		case p.cur.get(rec.oid) == rec.pos:
 			p.cur.set(rec.oid, pos)
+		case p.cur.get(rec.oid) == 0: // an undone creation, which a later record repeats
+			p.entries = append(p.entries, entry{rec.oid, pos})
 		}
 		return p.copyRecord(recordHeader{oid: rec.oid, tid: rec.tid, txn: newTxn, size: source.size}, source)
 	})
