@@ -46,7 +46,7 @@ func closeRules() []rule {
 		}},
 		rule{name: "a vote that waits for the lock ends when the storage is closed", run: func(e *env) {
 			e.voted(objs(1, "a"))
-			votes := e.voteLater(e.ctx, e.staged(objs(2, "b")))
+			votes := e.voteLater(func() context.Context { return e.ctx }, e.staged(objs(2, "b")))
 			e.must("Close", e.s.Close())
 			select {
 			case got := <-votes:

@@ -15,7 +15,7 @@ func lockRules() []rule {
 		rule{name: "the next vote waits for finish and then sees what was committed", run: func(e *env) {
 			first, _ := e.voted(objs(1, "a"))
 			second := e.staged(objs(2, "b"))
-			votes := e.voteLater(e.ctx, second)
+			votes := e.voteLater(func() context.Context { return e.ctx }, second)
 			for range 20 {
 				e.wantLast(0)
 			}
@@ -37,7 +37,7 @@ func lockRules() []rule {
 		rule{name: "an abort hands the lock over", run: func(e *env) {
 			first, _ := e.voted(objs(1, "a"))
 			second := e.staged(objs(2, "b"))
-			votes := e.voteLater(e.ctx, second)
+			votes := e.voteLater(func() context.Context { return e.ctx }, second)
 			e.abort(first)
 			got := <-votes
 			e.must("Vote after the lock was freed", got.err)
@@ -54,7 +54,7 @@ func lockRules() []rule {
 			failing := e.begin(raidstorage.Meta{})
 			e.must("Store", failing.Store(e.ctx, 1, serial+1, []byte("b")))
 			waiting := e.staged(objs(2, "b"))
-			fails, votes := e.voteLater(e.ctx, failing), e.voteLater(e.ctx, waiting)
+			fails, votes := e.voteLater(func() context.Context { return e.ctx }, failing), e.voteLater(func() context.Context { return e.ctx }, waiting)
 			last := e.finish(holder)
 			for range 2 { // nobody knows which of them came first
 				select {
@@ -106,14 +106,15 @@ type voteResult struct {
 	err  error
 }
 
-// voteLater votes in a goroutine of its own, which ends when ctx does. At the end
+// voteLater votes in a goroutine of its own, which ends when the context does that
+// begin returns there. At the end
 // the storage is closed, so that it ends in a storage that waits for ever too.
-func (e *env) voteLater(ctx context.Context, txn raidstorage.Txn) <-chan voteResult {
+func (e *env) voteLater(begin func() context.Context, txn raidstorage.Txn) <-chan voteResult {
 	result := make(chan voteResult, 1)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		vote, err := txn.Vote(ctx)
+		vote, err := txn.Vote(begin())
 		result <- voteResult{vote, err}
 	}()
 	s := e.s
@@ -136,8 +137,15 @@ func (e *env) waitInVain(want error, limited func() (context.Context, func())) {
 	e.Helper()
 	holder, _ := e.voted(objs(1, "a"))
 	waiting := e.staged(objs(2, "b"))
-	ctx, end := limited()
-	votes := e.voteLater(ctx, waiting)
+	// The context begins right before the vote: a goroutine that is late must not find
+	// it ended already.
+	begun := make(chan func(), 1)
+	votes := e.voteLater(func() context.Context {
+		ctx, end := limited()
+		begun <- end
+		return ctx
+	}, waiting)
+	end := <-begun
 	end()
 	select {
 	case got := <-votes:
