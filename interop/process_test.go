@@ -1,0 +1,251 @@
+//go:build interop
+
+package interop_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// process is a child process that ends with the test.
+type process struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	stdout io.Reader
+	errors lockedBuffer // its standard error
+	ended  chan struct{}
+	err    error // of Wait; valid once ended is closed
+}
+
+// lockedBuffer collects what a process says.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// start starts a process. What it writes to standard output must be read from stdout.
+func start(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	cmd.Stderr = &p.errors
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var err error
+	if p.stdin, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, in := io.Pipe()
+	cmd.Stdout, p.stdout = in, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		p.err = cmd.Wait()
+		in.Close()
+		close(p.ended)
+	}()
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		go io.Copy(io.Discard, out) // whoever read it may have given up
+		<-p.ended
+		if t.Failed() {
+			t.Logf("%s: %.5000s", filepath.Base(cmd.Args[0]), p.errors.String())
+		}
+	})
+	return p
+}
+
+func (p *process) output() string { return p.errors.String() }
+
+// wait waits for a good end.
+func (p *process) wait(ctx context.Context, t *testing.T) {
+	t.Helper()
+	select {
+	case <-p.ended:
+		if p.err != nil {
+			t.Fatalf("%s: %v: %s", filepath.Base(p.cmd.Args[0]), p.err, p.output())
+		}
+	case <-ctx.Done():
+		t.Fatalf("%s does not end: %s", filepath.Base(p.cmd.Args[0]), p.output())
+	}
+}
+
+// python returns the interpreter with ZEO 6.
+func python(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("RAIDSTORAGE_PYTHON")
+	if path == "" {
+		path = filepath.Join("..", ".cache", "venv", "bin", "python")
+	}
+	return path
+}
+
+func startPython(ctx context.Context, t *testing.T, args ...string) *process {
+	t.Helper()
+	return start(t, exec.CommandContext(ctx, python(t), args...))
+}
+
+// pythonOutput runs a script of testdata and returns what it prints.
+func pythonOutput(ctx context.Context, t *testing.T, script string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, python(t), append([]string{filepath.Join("testdata", script)}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
+
+// runzeo is a ZEO server of Python's, with a file storage and blobs.
+type runzeo struct {
+	dir     string // of the database
+	conf    string
+	address string
+	process *process
+}
+
+func newRunzeo(t *testing.T, dir string) *runzeo {
+	t.Helper()
+	s := &runzeo{dir: filepath.Join(dir, "db"), conf: filepath.Join(dir, "zeo.conf"), address: freeAddress(t)}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	s.clear(t)
+	conf := fmt.Sprintf("<zeo>\n address %s\n</zeo>\n<filestorage 1>\n path %s/Data.fs\n blob-dir %s/blobs\n</filestorage>\n", s.address, s.dir, s.dir)
+	if err := os.WriteFile(s.conf, []byte(conf), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// freeAddress returns an address that nobody listens on now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// clear makes an empty database of it.
+func (s *runzeo) clear(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(os.RemoveAll(s.dir), os.MkdirAll(s.dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *runzeo) start(ctx context.Context, t *testing.T) {
+	t.Helper()
+	s.process = startPython(ctx, t, "-m", "ZEO.runzeo", "-C", s.conf)
+	go io.Copy(io.Discard, s.process.stdout)
+	awaitListener(ctx, t, s.process, s.address)
+}
+
+// awaitListener waits until somebody listens on address.
+func awaitListener(ctx context.Context, t *testing.T, p *process, address string) {
+	t.Helper()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			c.Close()
+			return
+		}
+		select {
+		case <-p.ended:
+			t.Fatalf("the server ended: %v: %s", p.err, p.output())
+		case <-ctx.Done():
+			t.Fatalf("the server does not listen: %v", err)
+		case <-again.C:
+		}
+	}
+}
+
+// stop kills it: a power failure is not announced.
+func (s *runzeo) stop(ctx context.Context, t *testing.T) {
+	t.Helper()
+	if err := s.process.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.process.ended:
+	case <-ctx.Done():
+		t.Fatal("the server does not end")
+	}
+}
+
+// raid is `zeoraid serve`, a process of its own.
+type raid struct {
+	*process
+	program    string
+	zeo, admin string // addresses
+}
+
+// build builds cmd/zeoraid.
+func build(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "zeoraid")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "../cmd/zeoraid").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
+
+// run runs a verb and returns its exit code and output.
+func (r *raid) run(ctx context.Context, t *testing.T, verb string, args ...string) (int, string) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, r.program, append([]string{verb, "-admin", "http://" + r.admin}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+		err = nil
+	}
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", verb, err, out)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// expect runs a verb that must end with this code and say this.
+func (r *raid) expect(ctx context.Context, t *testing.T, code int, text, verb string, args ...string) string {
+	t.Helper()
+	got, out := r.run(ctx, t, verb, args...)
+	if got != code || !strings.Contains(strings.ToLower(out), text) {
+		t.Fatalf("%s %q: code %d, want %d with %q:\n%s\nserver: %s", verb, args, got, code, text, out, r.output())
+	}
+	return out
+}
+
+func (r *raid) stop(ctx context.Context, t *testing.T) {
+	t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.wait(ctx, t)
+}
