@@ -1,0 +1,32 @@
+// Package zeoserver serves storages to ZEO clients: a Python application opens its
+// database with ZEO's ClientStorage, versions 5 and 6, and notices nothing.
+//
+// A Server has any number of named storages. Each connection registers for one of
+// them. Protocol 5 is spoken in both encodings, Z5 (pickle) and M5 (MessagePack);
+// the client chooses. All methods that such clients call are there, with the results
+// and exceptions of ZEO's own server; where that one leaves a lock or a connection
+// behind, this one does not.
+//
+// # Where to read
+//
+//	server.go     listeners, connections, shutdown
+//	conn.go       one connection: its reader, its writer, its end
+//	dispatch.go   the table of methods
+//	order.go      the rule that keeps clients' caches right, and how it is kept
+//	turn.go       who commits next
+//	txn.go        a transaction before it votes; vote.go its vote and its end
+//	exceptions.go which error becomes which Python exception
+//
+// # Conflicts
+//
+// Resolving a conflict needs the application's classes, which this server does not
+// have. Either it is an error for the client, as it is for clients of a Python server
+// without the classes; or, with Config.ClientConflictResolution, the clients resolve
+// conflicts themselves.
+//
+// # Other writers
+//
+// What a storage's other users commit is sent to clients if the storage is a
+// raidstorage.Notifier. A program that serves a storage must not commit to the same
+// value directly, beside the server: Notifiers tell nothing of that.
+package zeoserver
