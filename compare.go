@@ -13,8 +13,11 @@ import (
 // tid make logs that look equal (rule C2), and a tid alone proves nothing.
 type digest [sha256.Size]byte
 
-// digestOf covers the metadata but for the status, which a pack changes, and for
-// each oid its last record: whether there is data, the data, and the blob.
+// digestOf covers tid, user, description, and for each oid its last record: whether
+// there is data, the data, and the blob. It leaves out the status, which a pack
+// changes, and the extension: that is a pickled dictionary, which ZEO carries as a
+// dictionary and which each server pickles anew, while old databases have pickles of
+// other protocols, so its bytes say nothing about what it holds.
 func digestOf(ctx context.Context, txn *Transaction) (digest, error) {
 	records := make(map[OID][sha256.Size]byte)
 	for r, err := range txn.Records {
@@ -43,7 +46,6 @@ func digestOf(ctx context.Context, txn *Transaction) (digest, error) {
 	put(tid[:])
 	put(txn.User)
 	put(txn.Description)
-	put(txn.Extension)
 	for _, oid := range oids {
 		b, sum := oid.Bytes(), records[oid]
 		put(b[:])
