@@ -1,0 +1,11 @@
+// Package interop holds tests only, with the build tag interop: programs written in
+// Python that know nothing of this module, against our servers and files.
+//
+// The tests that ZODB and ZEO bring along for their own storages run through ZEO's
+// ClientStorage against our server, over memory, a file and a mirror, in both encodings
+// (TestZODBSuites, TestZEO5Client); so do the tools that operators have.
+//
+// The interpreters come from the environment: RAIDSTORAGE_PYTHON has what
+// .ci/requirements.txt lists, RAIDSTORAGE_PYTHON5 what .ci/requirements-zeo5.txt lists.
+// A test whose interpreter is missing fails.
+package interop
