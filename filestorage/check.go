@@ -23,6 +23,8 @@ const (
 	kindPickle     = "pickle"
 	kindDangling   = "dangling"
 	kindBlob       = "blob"
+	kindOrphan     = "orphan"
+	kindTemporary  = "temporary"
 	kindLost       = "lost"
 )
 
@@ -43,6 +45,8 @@ type Finding struct {
 	//	pickle      a record's data are not two pickles
 	//	dangling    a current record refers to an object that cannot be loaded
 	//	blob        a blob's file is missing
+	//	orphan      a blob's file belongs to no revision (a warning)
+	//	temporary   a temporary file was left (a warning)
 	//	lost        Recover did not copy this
 	Kind   string
 	Offset int64 // in the file, in bytes; -1 if it is about no place in it
@@ -50,7 +54,10 @@ type Finding struct {
 	TID    raidstorage.TID
 	OID    raidstorage.OID // of the object concerned, if Object is true
 	Object bool
-	Text   string // for people
+	// Warning says that nothing is wrong with the database: a crash may leave such
+	// things, and they are in nobody's way.
+	Warning bool
+	Text    string // for people
 }
 
 // InspectOptions are the options of Check, Dump and Recover. The zero value is
@@ -69,11 +76,15 @@ type InspectOptions struct {
 	// transaction at its end is no finding.
 	Live bool
 	// BlobDir is the directory of the blobs, as in Options. Empty: blobs are not
-	// looked for, unless BlobFile is set.
+	// looked for, unless BlobFile is set. Check also lists it, for files that belong
+	// to nothing, in memory of 24 bytes for each blob.
 	BlobDir string
 	// BlobFile, where blobs are elsewhere, returns the path of the file that a blob's
 	// revision should have.
 	BlobFile func(raidstorage.OID, raidstorage.TID) string
+	// FreshBlobDir is the directory, not there yet, where Recover puts the blobs that
+	// it takes over from BlobDir or BlobFile.
+	FreshBlobDir string
 	// WholeOnly makes Recover leave out damaged transactions, of which it copies the
 	// readable records otherwise.
 	WholeOnly bool
@@ -87,7 +98,9 @@ type Report struct {
 	Transactions int64 // whole ones; for Recover, those that it wrote
 	Records      int64 // likewise
 	Objects      int64 // with a record
-	Findings     int64
+	Findings     int64 // without the warnings
+	Warnings     int64
+	Blobs        int64 // that Recover took over
 	// LostBytes were not understood as any part of a transaction, or, for Recover,
 	// not copied.
 	LostBytes int64
@@ -95,7 +108,9 @@ type Report struct {
 
 // Check reads the FileStorage at path and tells what is wrong with it: all that
 // Python's fstest and fsrefs tell, and the index file, previous and back pointers of
-// all records, pickles of all revisions, and blobs. It changes nothing, takes no
+// all records, pickles of all revisions, and blobs; and, as warnings, blob files that
+// belong to nothing and temporary files that a crash has left, unless opts.Live says
+// that they may be in use. It changes nothing, takes no
 // lock, and goes on after damage, so that one place does not hide another. It reads
 // the file twice, as far as it was when Check began; memory is that of an index,
 // some bytes for each object, and the largest record.
@@ -106,12 +121,12 @@ func Check(ctx context.Context, path string, opts InspectOptions) (report *Repor
 	// The index comes before the size: one that is saved meanwhile would reach
 	// beyond it.
 	saved, savedEnd, indexErr := readIndexFile(path)
+	var blobs *blobCheck
 	if opts.BlobDir != "" {
-		dir, err := openBlobDir(opts.BlobDir, true, false)
-		if err != nil {
+		if blobs, err = listBlobs(ctx, opts.BlobDir, opts.Live); err != nil {
 			return nil, err
 		}
-		opts.BlobFile = dir.file
+		opts.BlobFile = blobs.dir.file
 	}
 	in, err := inspect(path, opts)
 	if err != nil {
@@ -121,7 +136,16 @@ func Check(ctx context.Context, path string, opts InspectOptions) (report *Repor
 	if ok, err := in.magic(); !ok {
 		return &in.report, err
 	}
-	c := &checker{inspection: in, index: newIndex(), pointers: newIndex(), unloadable: newIndex(), saved: saved, savedEnd: savedEnd}
+	c := &checker{inspection: in, index: newIndex(), pointers: newIndex(), unloadable: newIndex(),
+		saved: saved, savedEnd: savedEnd, blobs: blobs}
+	if !opts.Live {
+		if c.temps, err = dataTemps(path); err != nil {
+			return &in.report, err
+		}
+		if blobs != nil {
+			c.temps = append(c.temps, blobs.temps...)
+		}
+	}
 	if indexErr != nil {
 		c.found(Finding{Kind: kindIndex, Offset: -1, Text: "the index file cannot be read: " + indexErr.Error()})
 	}
@@ -133,13 +157,16 @@ func Check(ctx context.Context, path string, opts InspectOptions) (report *Repor
 		return &in.report, err
 	}
 	in.report.Objects = int64(c.index.count)
-	if c.passes == 1 {
-		return &in.report, nil
+	last := c.last
+	if c.passes > 1 {
+		if err := c.resolvePointers(ctx); err != nil {
+			return &in.report, err
+		}
+		if err := c.contents(ctx); err != nil {
+			return &in.report, err
+		}
 	}
-	if err := c.resolvePointers(ctx); err != nil {
-		return &in.report, err
-	}
-	return &in.report, c.contents(ctx)
+	return &in.report, c.leftovers(ctx, last)
 }
 
 // inspection is what Check, Dump and Recover have in common.
@@ -173,6 +200,15 @@ func inspect(path string, opts InspectOptions) (*inspection, error) {
 // tell counts a finding and passes it on.
 func (in *inspection) tell(f Finding) {
 	in.report.Findings++
+	if in.opts.Found != nil {
+		in.opts.Found(f)
+	}
+}
+
+// warn counts a warning and passes it on.
+func (in *inspection) warn(f Finding) {
+	in.report.Warnings++
+	f.Warning = true
 	if in.opts.Found != nil {
 		in.opts.Found(f)
 	}

@@ -21,6 +21,8 @@ type checker struct {
 	saved      *index // of the index file; nil if there is none
 	savedEnd   int64
 	compared   bool // saved was compared with index
+	blobs      *blobCheck
+	temps      []string // temporary files beside the data file
 
 	pickles pickleref.Scanner
 	refs    []raidstorage.OID
@@ -77,6 +79,7 @@ func (c *checker) records(ctx context.Context, p *piece) error {
 			continue
 		}
 		c.report.Records++
+		c.blobs.use(it.recordHeader)
 		err = c.pointersOf(&it, p)
 		c.index.set(it.oid, it.pos)
 		switch {

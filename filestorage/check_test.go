@@ -19,14 +19,20 @@ import (
 // check runs Check and returns the findings.
 func check(t testing.TB, path string, opts filestorage.InspectOptions) ([]filestorage.Finding, *filestorage.Report) {
 	t.Helper()
-	var all []filestorage.Finding
+	all, report := checkAll(t, path, opts)
+	return slices.DeleteFunc(all, func(f filestorage.Finding) bool { return f.Warning }), report
+}
+
+// checkAll is check with the warnings.
+func checkAll(t testing.TB, path string, opts filestorage.InspectOptions) (all []filestorage.Finding, report *filestorage.Report) {
+	t.Helper()
 	opts.Found = func(f filestorage.Finding) { all = append(all, f) }
 	report, err := filestorage.Check(t.Context(), path, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if report.Findings != int64(len(all)) {
-		t.Errorf("the report counts %d findings, there are %d", report.Findings, len(all))
+	if report.Findings+report.Warnings != int64(len(all)) {
+		t.Errorf("the report counts %d findings and %d warnings, there are %d in all", report.Findings, report.Warnings, len(all))
 	}
 	return all, report
 }

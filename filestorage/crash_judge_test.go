@@ -85,7 +85,9 @@ func (c crashStore) indexFits() error {
 func (c crashStore) clean() error {
 	var errs []error
 	opts := filestorage.InspectOptions{Found: func(f filestorage.Finding) {
-		errs = append(errs, fmt.Errorf("check: %s at %d: %s", f.Kind, f.Offset, f.Text))
+		if !f.Warning { // a crash may leave temporary files
+			errs = append(errs, fmt.Errorf("check: %s at %d: %s", f.Kind, f.Offset, f.Text))
+		}
 	}}
 	if c.opts.BlobDir != "" {
 		opts.BlobFile = func(oid raidstorage.OID, tid raidstorage.TID) string {

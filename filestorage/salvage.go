@@ -28,13 +28,19 @@ import (
 //     from then on.
 //   - A transaction whose id is out of order is lost, unless its records agree on one
 //     that is in order.
-//   - Pointers, lengths and status are set right. Blobs are not looked at.
+//   - Pointers, lengths and status are set right.
+//   - With opts.FreshBlobDir, the blobs of the records that are copied go there, as hard
+//     links if the file system has them: blob files are never changed. A record whose
+//     blob is missing is copied without it, with a finding of kind "blob": its oid keeps
+//     its class, so that what refers to it can be loaded, and opening the blob tells
+//     that it is missing. Without opts.FreshBlobDir, blobs are not looked at.
 //
-// Check finds nothing in the result, but for references to objects that are lost and
-// those that dangled before. damaged is only read. On an error nothing is left at
-// fresh; *raidstorage.InvalidError if it exists already, or if damaged holds no
-// transaction and does not begin as a FileStorage; *LockedError if another process is
-// writing it.
+// Check finds nothing in the result, but for missing blobs, references to objects that
+// are lost, and those that dangled before. damaged and its blobs are only read. On an
+// error nothing is left at fresh and opts.FreshBlobDir; *raidstorage.InvalidError if one
+// of them exists already, if only one of the two blob directories is given, or if
+// damaged holds no transaction and does not begin as a FileStorage; *LockedError if
+// another process is writing fresh.
 func Recover(ctx context.Context, damaged, fresh string, opts InspectOptions) (report *Report, err error) {
 	in, err := inspect(damaged, opts)
 	if err != nil {
@@ -51,11 +57,15 @@ func Recover(ctx context.Context, damaged, fresh string, opts InspectOptions) (r
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	out, err := os.OpenFile(fresh, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	blobs, err := newBlobSalvage(&opts)
 	if err != nil {
 		return nil, err
 	}
-	s := &salvager{inspection: in, out: out, b: bufio.NewWriterSize(out, 256<<10), index: newIndex()}
+	out, err := os.OpenFile(fresh, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, errors.Join(err, blobs.remove())
+	}
+	s := &salvager{inspection: in, out: out, b: bufio.NewWriterSize(out, 256<<10), index: newIndex(), blobs: blobs}
 	err = s.run(ctx)
 	if err == nil {
 		err = out.Sync()
@@ -64,7 +74,7 @@ func Recover(ctx context.Context, damaged, fresh string, opts InspectOptions) (r
 		err = syncDir(fresh)
 	}
 	if err != nil {
-		err = errors.Join(err, os.Remove(fresh))
+		err = errors.Join(err, os.Remove(fresh), blobs.remove())
 	}
 	in.report.Objects = int64(s.index.count)
 	return &in.report, err
@@ -80,6 +90,7 @@ type salvager struct {
 	wrote raidstorage.TID
 	moved []moved
 	gap   bool // something was left out since the last of moved
+	blobs *blobSalvage
 
 	// Of the transaction being written:
 	txn        txnHeader // as it will be

@@ -29,6 +29,9 @@ func (s *salvager) begin(old txnHeader, meta *raidstorage.Meta) {
 	s.oldPos = old.pos
 	s.undo, s.undoMove, s.kept, s.dropped = s.undo[:0], slices.Clone(s.moved[max(0, len(s.moved)-1):]), 0, 0
 	s.undoLen = len(s.moved)
+	if s.blobs != nil {
+		s.blobs.pending = s.blobs.pending[:0]
+	}
 	s.write(appendTxnHeader(nil, meta.Status, old.length, meta))
 }
 
@@ -42,6 +45,9 @@ func (s *salvager) finish() error {
 	s.wrote = s.txn.tid
 	s.report.Transactions++
 	s.report.Records += int64(s.kept)
+	if err := s.takeBlobs(); err != nil {
+		return err
+	}
 	if length == s.txn.length {
 		return nil
 	}
@@ -114,6 +120,11 @@ func (s *salvager) record(ctx context.Context, it *item) error {
 	s.write(appendRecordHeader(nil, &rec))
 	if rec.size > 0 {
 		if err := s.copyData(source); err != nil {
+			return err
+		}
+	}
+	if s.blobs != nil && (rec.size > 0 || rec.back != 0) {
+		if err := s.blobOf(ctx, it); err != nil {
 			return err
 		}
 	}

@@ -34,14 +34,15 @@ func (f *fsFlags) register(set *flag.FlagSet) {
 
 // finding is a line of JSON: a filestorage.Finding, with the file's name.
 type finding struct {
-	Type   string `json:"type"`
-	File   string `json:"file"`
-	Kind   string `json:"kind"`
-	Offset int64  `json:"offset"`
-	Length int64  `json:"length,omitempty"`
-	TID    string `json:"tid,omitempty"`
-	OID    string `json:"oid,omitempty"`
-	Text   string `json:"text"`
+	Type    string `json:"type"`
+	File    string `json:"file"`
+	Kind    string `json:"kind"`
+	Offset  int64  `json:"offset"`
+	Length  int64  `json:"length,omitempty"`
+	TID     string `json:"tid,omitempty"`
+	OID     string `json:"oid,omitempty"`
+	Warning bool   `json:"warning,omitempty"`
+	Text    string `json:"text"`
 }
 
 // summary is the last line for a file in JSON.
@@ -53,7 +54,9 @@ type summary struct {
 	Records      int64  `json:"records"`
 	Objects      int64  `json:"objects"`
 	Findings     int64  `json:"findings"`
+	Warnings     int64  `json:"warnings,omitempty"`
 	LostBytes    int64  `json:"lost_bytes"`
+	Blobs        int64  `json:"blobs,omitempty"`
 	Error        string `json:"error,omitempty"`
 	Hint         string `json:"hint,omitempty"`
 }
@@ -72,7 +75,7 @@ func (e env) results(file string, json bool) *results {
 
 // found writes a finding.
 func (r *results) found(f filestorage.Finding) {
-	l := finding{Type: "finding", File: r.file, Kind: f.Kind, Offset: f.Offset, Length: f.Length, Text: f.Text}
+	l := finding{Type: "finding", File: r.file, Kind: f.Kind, Offset: f.Offset, Length: f.Length, Warning: f.Warning, Text: f.Text}
 	if f.TID != 0 {
 		l.TID = f.TID.String()
 	}
@@ -84,6 +87,9 @@ func (r *results) found(f filestorage.Finding) {
 		return
 	}
 	fmt.Fprintf(r.out, "%s: %s", r.file, f.Kind)
+	if f.Warning {
+		fmt.Fprint(r.out, ", a warning")
+	}
 	if f.Offset >= 0 {
 		fmt.Fprintf(r.out, " at %d", f.Offset)
 	}
@@ -117,7 +123,8 @@ func (r *results) end(report *filestorage.Report, err error, verdict func(*files
 	case r.json:
 		s := summary{
 			Type: "report", File: r.file, Size: report.Size, Transactions: report.Transactions, Records: report.Records,
-			Objects: report.Objects, Findings: report.Findings, LostBytes: report.LostBytes, Hint: hint(err),
+			Objects: report.Objects, Findings: report.Findings, Warnings: report.Warnings,
+			LostBytes: report.LostBytes, Blobs: report.Blobs, Hint: hint(err),
 		}
 		if err != nil {
 			s.Error = err.Error()

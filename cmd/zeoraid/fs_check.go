@@ -11,10 +11,11 @@ import (
 func (e env) fsCheck(ctx context.Context, args []string) int {
 	var common fsFlags
 	set := e.flags("zeoraid fs check", "FILE...", "Tells what is wrong with FileStorages: structure, pointers, index files, pickles,\n"+
-		"references to objects that are not there. Files are only read, and may be in use.\n"+
-		"Exit status: 0 nothing is wrong, 2 something is, 3 that could not be told.")
+		"references to objects that are not there; and, as warnings, blob files that belong to\n"+
+		"nothing and temporary files that were left. Files are only read, and may be in use.\n"+
+		"Exit status: 0 nothing is wrong, warnings aside, 2 something is, 3 that could not be told.")
 	common.register(set)
-	live := set.Bool("live", false, "the file may be in use: an unfinished transaction at its end is no finding")
+	live := set.Bool("live", false, "the file may be in use: an unfinished transaction at its end is no finding, nor are temporary files")
 	blobs := set.String("blob-dir", "", "the directory of the blobs; without it they are not looked for")
 	if status, ok := e.parse(set, args, 1, math.MaxInt); !ok {
 		return status
@@ -38,7 +39,12 @@ func (e env) fsCheck(ctx context.Context, args []string) int {
 func checkVerdict(r *filestorage.Report) string {
 	text := fmt.Sprintf("%s, %s, %d bytes: ", contents(r), counted(r.Objects, "object", "objects"), r.Size)
 	if r.Findings == 0 {
-		return text + "clean"
+		text += "clean"
+	} else {
+		text += counted(r.Findings, "finding", "findings")
 	}
-	return text + counted(r.Findings, "finding", "findings")
+	if r.Warnings > 0 {
+		text += ", " + counted(r.Warnings, "warning", "warnings")
+	}
+	return text
 }
