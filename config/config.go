@@ -112,13 +112,12 @@ type Mirror struct {
 	WriteQuorum int
 	StartQuorum int
 	ReadPolicy  raidstorage.ReadPolicy
-	ReadOnly    bool
 	AutoRecover bool
 	Timeouts    raidstorage.Timeouts
 }
 
-// Log is the <eventlog> section. Without one, the level is info and the only
-// destination is standard error.
+// Log is the <eventlog> section. The default is level info. Without Files the log goes
+// to standard error.
 type Log struct {
 	Level slog.Level
 	Files []LogFile
@@ -128,8 +127,15 @@ type Log struct {
 type LogFile struct {
 	Path  string // a file, or STDOUT or STDERR
 	Level slog.Level
-	JSON  bool
+	JSON  bool // else text
+	// MaxBytes is after how many bytes a file becomes Path.1, and Path.1 Path.2, up to
+	// OldFiles of them; 0: never.
+	MaxBytes int64
+	OldFiles int
 }
+
+// Standard tells whether the log goes to one of the standard streams.
+func (f LogFile) Standard() bool { return f.Path == "STDOUT" || f.Path == "STDERR" }
 
 // Admin is the <admin> section.
 type Admin struct {

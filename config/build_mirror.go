@@ -1,0 +1,101 @@
+package config
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+)
+
+// Bounds of a mirror's timeouts.
+const (
+	minTimeout = time.Second
+	maxTimeout = 24 * time.Hour
+)
+
+// mirror reads a <raidstorage>. scope is the path beside which its state is kept.
+func (b *builder) mirror(n *node, scope string) *Mirror {
+	s := b.section(n)
+	defer s.end()
+	v := &Mirror{AutoRecover: true}
+	b.stateDir(s, v, scope)
+	members := s.sections(storageTypes()...)
+	for _, m := range members {
+		if m.name == "" {
+			s.fault(m.pos, "a member of a <raidstorage> must have a name, as in <%s 1>", m.typ)
+		}
+		v.Members = append(v.Members, b.storage(m, v.StateDir))
+	}
+	b.checkMembers(v)
+	if len(members) == 0 {
+		s.fault(n.pos, "%s has no members; put sections such as <filestorage 1> into it", s.title())
+	}
+	high := int64(max(len(members), 1))
+	s.integer("write-quorum", &v.WriteQuorum, 1, high)
+	s.integer("start-quorum", &v.StartQuorum, 1, high)
+	read(s, "read-policy", &v.ReadPolicy, parseReadPolicy)
+	s.boolean("auto-recover", &v.AutoRecover)
+	b.timeouts(s, &v.Timeouts)
+	var readOnly bool
+	if pos, _ := s.boolean("read-only", &readOnly); readOnly {
+		s.fault(pos, "read-only: a mirror is always writable; put read-only into <zeo>")
+	}
+	s.ignore("cluster-mode", "one server runs a mirror", nil)
+	s.ignore("fail-mode", "start-quorum and write-quorum say when a mirror stops", nil)
+	s.ignore("blob-dir", "the members have blobs of their own", nil)
+	s.ignore("shared-blob-dir", "the members have blobs of their own", isBool)
+	return v
+}
+
+func (b *builder) stateDir(s *section, v *Mirror, scope string) {
+	pos, given := read(s, "state-dir", &v.StateDir, b.l.parsePlainPath)
+	switch {
+	case given && v.StateDir == "":
+		s.fault(pos, "state-dir: it is empty")
+	case !given:
+		dir, ok := stateDir(scope, or(s.name, "1"))
+		if !ok {
+			s.fault(s.pos, "%s needs the key state-dir: its name is no name for a directory", s.title())
+		}
+		v.StateDir, pos = dir, s.pos
+	}
+	b.claim(pos, v.StateDir, "the state directory")
+}
+
+// timeouts reads the keys of our own, and gocept.zeoraid's timeout for all of them.
+func (b *builder) timeouts(s *section, v *raidstorage.Timeouts) {
+	var all time.Duration
+	s.duration("timeout", &all, parseInterval, minTimeout, maxTimeout)
+	*v = raidstorage.Timeouts{Open: all, Vote: all, Finish: all, Read: all}
+	for key, field := range map[string]*time.Duration{
+		"open-timeout": &v.Open, "vote-timeout": &v.Vote, "finish-timeout": &v.Finish, "read-timeout": &v.Read,
+	} {
+		s.duration(key, field, parseInterval, minTimeout, maxTimeout)
+	}
+}
+
+// checkMembers refuses what a mirror cannot be made of.
+func (b *builder) checkMembers(v *Mirror) {
+	var gc *bool
+	for _, m := range v.Members {
+		fault := func(format string, args ...any) { b.l.faults.add(m.Pos, fmt.Sprintf(format, args...), "") }
+		switch k := m.Kind.(type) {
+		case *FileStorage:
+			if k.ReadOnly {
+				fault("member %s: read-only is on, so that it could not follow the others", quote(m.Name))
+			}
+			// Members that are packed differently would not hold the same any more.
+			if gc != nil && *gc != k.PackGC {
+				fault("member %s: pack-gc must be the same for all members", quote(m.Name))
+			}
+			gc = &k.PackGC
+		case *ZEOClient:
+			if k.ReadOnly || k.ReadOnlyFallback {
+				fault("member %s: read-only or read-only-fallback is on, so that it might not follow the others", quote(m.Name))
+			}
+		}
+	}
+}
+
+// parsePlainPath takes a path that is made when it does not exist.
+func (l *loader) parsePlainPath(text string) (string, error) { return l.expandHome(text), nil }
