@@ -15,7 +15,9 @@ func TestExtensionPickledAnewIsNoDivergence(t *testing.T) {
 		for i, pickle := range []string{"}q\x00.", "\x80\x03}q\x00."} {
 			for n, data := range []string{"one", "two"} {
 				storagetest.Transact(t, w.mem.stores[i], raidstorage.Meta{TID: raidstorage.TID(n+1) << 32, Extension: []byte(pickle)},
-					func(txn raidstorage.Txn) error { return txn.Store(t.Context(), 1, raidstorage.TID(n)<<32, []byte(data)) })
+					func(txn raidstorage.Txn) error {
+						return txn.Store(t.Context(), 1, raidstorage.TID(n)<<32, []byte(data))
+					})
 			}
 		}
 		m := w.start()

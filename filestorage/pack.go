@@ -43,27 +43,21 @@ import (
 //
 // The revision that such a record repeats is kept if GC is set, as Python keeps it.
 //
+// If it is decided what is garbage (raidstorage.PackOptions), that is dropped even where
+// Python would call the pack redundant, and the last transaction up to the pack time
+// stays, with no records perhaps.
+//
 // With GC and objects but no root object Pack returns *raidstorage.InvalidError: all
 // would be garbage. *raidstorage.TIDOrderError says that TruncateAfter cut
 // transactions off meanwhile. A second Pack waits until the first one is through.
 // Commits wait for the switch to the new file only; how long is logged. Memory is
 // about 7 bytes for each object besides what the storage takes, and few MiB.
 func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error {
-	if err := ctx.Err(); err != nil {
+	leave, err := s.enterPack(ctx)
+	if err != nil {
 		return err
 	}
-	if err := s.enter(); err != nil {
-		return err
-	}
-	defer s.calls.Done()
-	select {
-	case s.packing <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closing:
-		return raidstorage.ErrClosed
-	}
-	defer func() { <-s.packing }()
+	defer leave()
 	start := time.Now()
 	p, err := s.newPacker(ctx, opts)
 	if p == nil || err != nil {
@@ -81,12 +75,35 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 	return nil
 }
 
+// enterPack makes this call the only one that packs.
+func (s *Storage) enterPack(ctx context.Context) (leave func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	select {
+	case s.packing <- struct{}{}:
+		return func() { <-s.packing; s.calls.Done() }, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-s.closing:
+		err = raidstorage.ErrClosed
+	}
+	s.calls.Done()
+	return nil, err
+}
+
 // packer is one run of Pack.
 type packer struct {
 	s       *Storage
 	ctx     context.Context
 	through raidstorage.TID
 	gc      bool
+	garbage []raidstorage.OID // what to drop, if decided
+	decided bool
+	finding bool        // only finds out what is garbage
 	src     *source     // what is packed
 	f       io.ReaderAt // its file
 	cuts    uint64      // see Storage.cuts
@@ -103,6 +120,8 @@ type packer struct {
 	// kept has the records before packPos that later ones point back to and that
 	// stay, and their positions in the new file as soon as they are there.
 	kept map[int64]int64
+	// repeated are the objects that kept is about, while finding.
+	repeated map[raidstorage.OID]bool
 
 	out     *packOut
 	index   *index  // of the new file; made of cur, which is nil then
@@ -130,7 +149,7 @@ func (s *Storage) newPacker(ctx context.Context, opts raidstorage.PackOptions) (
 		return nil, nil
 	}
 	p := &packer{
-		s: s, ctx: ctx, through: opts.Through, gc: opts.GC, src: s.pinLocked(), cuts: s.cuts.Load(), last: s.last,
+		s: s, ctx: ctx, through: opts.Through, gc: opts.GC && !opts.Decided, garbage: opts.Garbage, decided: opts.Decided, src: s.pinLocked(), cuts: s.cuts.Load(), last: s.last,
 		kept: make(map[int64]int64), before: s.end,
 	}
 	p.f = p.src.file // long reads are no faster through a mapping
@@ -171,16 +190,12 @@ func (p *packer) pack() error {
 	if err != nil {
 		return err
 	}
-	if redundant {
+	if redundant && len(p.garbage) == 0 {
 		p.finish("redundant: already packed to this time or later, or nothing was committed since")
 		return nil
 	}
-	if p.gc && p.cur.count > 0 {
-		if p.cur.get(0) == 0 {
-			return &raidstorage.InvalidError{Op: "pack", Reason: "there was no root object at the pack time, so all objects would be garbage"}
-		}
-		p.marks = newMarks(p.cur)
-		p.marks.add(0)
+	if err := p.startMarks(); err != nil {
+		return err
 	}
 	if err := p.readLater(p.packPos); err != nil {
 		return err
@@ -191,7 +206,7 @@ func (p *packer) pack() error {
 				return err
 			}
 		}
-		if p.marks != nil {
+		if p.marks != nil && !p.decided {
 			if err := p.reach(); err != nil {
 				return err
 			}
@@ -202,6 +217,22 @@ func (p *packer) pack() error {
 		}
 	}
 	return &raidstorage.InvalidError{Op: "pack", Reason: "garbage is linked again and again while the pack goes on; pack to an earlier time"}
+}
+
+// startMarks marks the root object, or all that is not decided to be garbage.
+func (p *packer) startMarks() error {
+	switch {
+	case p.decided && len(p.garbage) > 0:
+		p.marks = newMarks(p.cur)
+		p.marks.addAllBut(p.garbage)
+	case p.gc && p.cur.count > 0:
+		if p.cur.get(0) == 0 {
+			return &raidstorage.InvalidError{Op: "pack", Reason: "there was no root object at the pack time, so all objects would be garbage"}
+		}
+		p.marks = newMarks(p.cur)
+		p.marks.add(0)
+	}
+	return nil
 }
 
 // finish notes an end that left the file as it was.

@@ -100,6 +100,9 @@ func (p *packer) copyPacked(h txnHeader) error {
 		}
 		return p.copyRecord(recordHeader{oid: rec.oid, tid: rec.tid, txn: newTxn, size: source.size}, source)
 	})
+	if err == nil && newTxn == 0 && p.decided && h.next() == p.packPos {
+		newTxn, err = p.copyHeader(h, raidstorage.StatusPacked) // see raidstorage.PackOptions
+	}
 	if err != nil || newTxn == 0 {
 		return err
 	}

@@ -68,6 +68,34 @@ func (m *marks) add(oid raidstorage.OID) {
 	m.take(&v)
 }
 
+// addAllBut marks all objects but those in garbage, with nothing to follow.
+func (m *marks) addAllBut(garbage []raidstorage.OID) {
+	for _, p := range m.pages {
+		p.reached = p.present
+	}
+	for _, oid := range garbage {
+		if p := m.pages[uint64(oid)>>pageBits]; p != nil {
+			p.reached[uint8(oid)/64] &^= 1 << (uint8(oid) % 64)
+		}
+	}
+}
+
+// unreached returns the objects that are not marked, in order.
+func (m *marks) unreached(spare map[raidstorage.OID]bool) (oids []raidstorage.OID) {
+	for _, key := range m.keys {
+		p := m.pages[key]
+		for word, present := range p.present {
+			for left := present &^ p.reached[word]; left != 0; left &= left - 1 {
+				oid := raidstorage.OID(key<<pageBits | uint64(word*64+bits.TrailingZeros64(left)))
+				if !spare[oid] {
+					oids = append(oids, oid)
+				}
+			}
+		}
+	}
+	return oids
+}
+
 // take takes over what a marker has found.
 func (m *marks) take(v *marker) {
 	room := maxFresh - len(m.fresh)

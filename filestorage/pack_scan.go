@@ -56,8 +56,11 @@ func (p *packer) readLater(pos int64) error {
 		return true, p.records(h, func(rec recordHeader) error {
 			if p.repeats(rec) {
 				p.kept[rec.back] += 0 // its place may be known already
+				if p.finding {
+					p.repeated[rec.oid] = true
+				}
 			}
-			if p.marks == nil || rec.size == 0 && (rec.back == 0 || rec.back >= p.packPos) {
+			if p.marks == nil || p.decided || rec.size == 0 && (rec.back == 0 || rec.back >= p.packPos) {
 				return nil // has no references, or has those of a later record
 			}
 			batch = append(batch, entry{rec.oid, rec.pos})
@@ -69,7 +72,7 @@ func (p *packer) readLater(pos int64) error {
 			return err
 		})
 	})
-	if err != nil || p.marks == nil {
+	if err != nil || p.marks == nil || p.decided {
 		return err
 	}
 	return p.follow(batch)
@@ -80,6 +83,9 @@ func (p *packer) readLater(pos int64) error {
 // were current.
 func (p *packer) repeats(rec recordHeader) bool {
 	if rec.size != 0 || rec.back == 0 || rec.back >= p.packPos {
+		return false
+	}
+	if p.decided && p.marks != nil && !p.marks.has(rec.oid) {
 		return false
 	}
 	return p.gc || p.cur != nil && p.cur.get(rec.oid) == rec.back

@@ -13,9 +13,11 @@ import (
 // The references of what is there at the beginning are read without a lock, as the
 // log's entries never change; those of the transactions that come meanwhile, and the
 // dropping itself, under the commit lock. So a transaction that finishes after Pack
-// began counts as later than opts.Through, whatever its tid. Objects with a revision later than
-// opts.Through are kept, as records written later are. The last transaction stays
-// even if it has lost all its records, so that LastTID does not go back.
+// began counts as later than opts.Through, whatever its tid. An object that was
+// garbage at opts.Through and was written again later keeps the later revisions only,
+// as in Python's FileStorage, unless one of those repeats an earlier one. The last
+// transaction stays even if it has lost all its records, so that LastTID does not go
+// back.
 func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error {
 	h := s.handle()
 	db := h.db
@@ -24,16 +26,9 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 		return err
 	}
 	defer func() { <-db.packing }()
-	if err := h.rlock(ctx); err != nil {
+	p, log, err := s.newPacker(ctx, h, opts)
+	if err != nil {
 		return err
-	}
-	log, last := db.log, db.last
-	db.mu.RUnlock()
-
-	p := packer{s: s, h: h, through: min(opts.Through, last), gc: opts.GC, references: s.References,
-		packed: make(map[raidstorage.OID]*record), keep: make(map[raidstorage.OID]bool)}
-	if p.references == nil {
-		p.references = func(data []byte) ([]raidstorage.OID, error) { return pickleref.References(nil, data) }
 	}
 	if err := p.read(ctx, log); err != nil {
 		return err
@@ -48,16 +43,78 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 	return p.drop(db.log)
 }
 
+// FindGarbage implements raidstorage.GarbageFinder.
+func (s *Storage) FindGarbage(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) ([]raidstorage.OID, error) {
+	h := s.handle()
+	if err := h.take(ctx, h.db.packing); err != nil {
+		return nil, err
+	}
+	defer func() { <-h.db.packing }()
+	p, log, err := s.newPacker(ctx, h, raidstorage.PackOptions{Through: through, GC: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.read(ctx, log); err != nil {
+		return nil, err
+	}
+	if err := decide(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.rlock(ctx); err != nil {
+		return nil, err
+	}
+	rest := h.db.log[len(log):]
+	h.db.mu.RUnlock()
+	if err := p.read(ctx, rest); err != nil {
+		return nil, err
+	}
+	var garbage []raidstorage.OID
+	for oid, rec := range p.packed {
+		if rec.data != nil && !p.keep[oid] && !p.repeated[oid] {
+			garbage = append(garbage, oid)
+		}
+	}
+	slices.Sort(garbage)
+	return garbage, nil
+}
+
+// newPacker returns a packer and the log as it is now. The caller holds packing.
+func (s *Storage) newPacker(ctx context.Context, h *handle, opts raidstorage.PackOptions) (*packer, []*transaction, error) {
+	if err := h.rlock(ctx); err != nil {
+		return nil, nil, err
+	}
+	log, last := h.db.log, h.db.last
+	h.db.mu.RUnlock()
+	p := &packer{s: s, h: h, through: min(opts.Through, last), gc: opts.GC && !opts.Decided, references: s.References,
+		packed: make(map[raidstorage.OID]*record), keep: make(map[raidstorage.OID]bool), repeated: make(map[raidstorage.OID]bool)}
+	if p.references == nil {
+		p.references = func(data []byte) ([]raidstorage.OID, error) { return pickleref.References(nil, data) }
+	}
+	if opts.Decided {
+		p.decided = true
+		p.garbage = make(map[raidstorage.OID]bool, len(opts.Garbage))
+		for _, oid := range opts.Garbage {
+			p.garbage[oid] = true
+		}
+	}
+	return p, log, nil
+}
+
 // packer is one run of Pack.
 type packer struct {
 	s          *Storage
 	h          *handle
 	through    raidstorage.TID
 	gc         bool
+	decided    bool // see raidstorage.PackOptions
 	references func([]byte) ([]raidstorage.OID, error)
 
 	packed map[raidstorage.OID]*record // what was current at through
 	keep   map[raidstorage.OID]bool    // the reachable ones, with gc
+	// repeated are the objects with a later record that repeats an earlier one's
+	// data, with gc: what was current at through stays.
+	repeated map[raidstorage.OID]bool
+	garbage  map[raidstorage.OID]bool // what to drop, if that is decided
 }
 
 // read takes in further transactions.
@@ -77,11 +134,15 @@ func (p *packer) read(ctx context.Context, log []*transaction) error {
 	todo := []raidstorage.OID{0} // the root object
 	for _, txn := range log[later:] {
 		for i := range txn.records {
-			refs, err := p.follow(ctx, &txn.records[i])
+			rec := &txn.records[i]
+			refs, err := p.follow(ctx, rec)
 			if err != nil {
 				return err
 			}
-			todo = append(append(todo, txn.records[i].oid), refs...)
+			todo = append(todo, refs...)
+			if rec.dataTID != 0 && rec.dataTID <= p.through {
+				p.repeated[rec.oid] = true
+			}
 		}
 	}
 	return p.reach(ctx, todo)
@@ -134,7 +195,8 @@ func (p *packer) stays(rec *record) bool {
 	if rec.tid > p.through {
 		return true
 	}
-	return rec.data != nil && p.packed[rec.oid] == rec && (!p.gc || p.keep[rec.oid])
+	return rec.data != nil && p.packed[rec.oid] == rec && !p.garbage[rec.oid] &&
+		(!p.gc || p.keep[rec.oid] || p.repeated[rec.oid])
 }
 
 // drop rewrites the log and the objects. The caller holds the commit lock, so the
@@ -146,7 +208,8 @@ func (p *packer) drop(log []*transaction) error {
 	for n, old := range log {
 		txn := old
 		if old.TID <= p.through {
-			if txn = p.shrink(old); len(txn.records) == 0 && n < len(log)-1 {
+			last := n == len(log)-1 || p.decided && log[n+1].TID > p.through
+			if txn = p.shrink(old); len(txn.records) == 0 && !last {
 				continue
 			}
 		}

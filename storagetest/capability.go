@@ -20,9 +20,10 @@ const (
 	Truncater
 	Sizer
 	RecordIterator
+	GarbageFinder
 
 	// All is every optional interface.
-	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator
+	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator | GarbageFinder
 )
 
 // Has tells whether all of other are in the set.
@@ -69,6 +70,7 @@ func interfaces() []optional {
 		{Truncater, reflect.TypeFor[raidstorage.Truncater]()},
 		{Sizer, reflect.TypeFor[raidstorage.Sizer]()},
 		{RecordIterator, reflect.TypeFor[raidstorage.RecordIterator]()},
+		{GarbageFinder, reflect.TypeFor[raidstorage.GarbageFinder]()},
 	}
 }
 

@@ -42,6 +42,7 @@ const (
 	CallUndoLog        Call = "undolog"
 	CallHistory        Call = "history"
 	CallPack           Call = "pack"
+	CallFindGarbage    Call = "findgarbage"
 	CallOpenBlob       Call = "openblob"
 	CallTruncate       Call = "truncate"
 	CallSize           Call = "size"

@@ -148,6 +148,13 @@ func (f *FaultyStorage) Pack(ctx context.Context, opts raidstorage.PackOptions) 
 	return err
 }
 
+// FindGarbage is CallFindGarbage.
+func (f *FaultyStorage) FindGarbage(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) ([]raidstorage.OID, error) {
+	return capable(ctx, f, f.enter(CallFindGarbage, 0, through, nil), func(ctx context.Context, g raidstorage.GarbageFinder) ([]raidstorage.OID, error) {
+		return g.FindGarbage(ctx, through, decide)
+	})
+}
+
 // TruncateAfter is CallTruncate.
 func (f *FaultyStorage) TruncateAfter(ctx context.Context, tid, last raidstorage.TID) error {
 	_, err := capable(ctx, f, f.enter(CallTruncate, 0, tid, nil), func(ctx context.Context, t raidstorage.Truncater) (struct{}, error) {
