@@ -1,0 +1,153 @@
+package zeoserver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// upload is a blob on its way in: one at a time per connection.
+type upload struct {
+	file *os.File
+}
+
+// discard removes the file of an upload that was not completed.
+func (u *upload) discard() {
+	if u != nil {
+		u.file.Close()
+		os.Remove(u.file.Name())
+	}
+}
+
+func (c *conn) storeBlobStart(k call, args *arguments) error {
+	if c.readOnly {
+		return zeowire.ReadOnlyError()
+	}
+	if c.upload != nil {
+		return assertionError("a blob is being stored already")
+	}
+	f, err := os.CreateTemp(c.srv.cfg.TempDir, "zeoserver-blob-*")
+	if err != nil {
+		return err
+	}
+	c.upload = &upload{f}
+	k.reply(zeowire.None())
+	return nil
+}
+
+func (c *conn) storeBlobChunk(k call, args *arguments) error {
+	chunk := args.bytes(0)
+	if args.err != nil {
+		return args.err
+	}
+	if c.upload == nil {
+		return assertionError("no blob is being stored")
+	}
+	if _, err := c.upload.file.Write(chunk); err != nil {
+		return err
+	}
+	k.reply(zeowire.None())
+	return nil
+}
+
+func (c *conn) storeBlobEnd(k call, args *arguments) error {
+	o := op{kind: opBlob, oid: args.oid(0), serial: args.tidOr(1, 0)}
+	data := args.bytes(2)
+	if args.err != nil {
+		return args.err
+	}
+	if c.upload == nil {
+		return assertionError("no blob is being stored")
+	}
+	t, err := c.check(args.at(3))
+	if err != nil {
+		return err
+	}
+	u := c.upload
+	if s := t.is(); s != staging && s != resolving {
+		c.upload = nil
+		u.discard()
+		k.reply(zeowire.None())
+		return nil
+	}
+	o.blob = u.file.Name()
+	if err := c.stage(k, args.at(3), o, data); err != nil {
+		return err
+	}
+	c.upload = nil // the transaction removes the file
+	return u.file.Close()
+}
+
+// storeBlobShared is for clients that share the server's blob directory. Where a
+// storage keeps its blobs is its own affair here, so there is no such directory.
+func (c *conn) storeBlobShared(k call, args *arguments) error {
+	return zeowire.NewException(zeowire.ClassUnsupported,
+		zeowire.Text("this server shares no blob directory; configure the client with shared-blob-dir false"))
+}
+
+// blobChunk is how much of a blob goes into a message; ZEO's clients and servers use
+// the same size.
+const blobChunk = 59000
+
+// sendBlob streams a blob: before the reply, its parts. It waits while the client
+// does not read, so that no more than the outbox is in memory.
+func (c *conn) sendBlob(k call, args *arguments) error {
+	oid, serial := args.oid(0), args.tid(1)
+	if args.err != nil {
+		return args.err
+	}
+	return c.blobs.add(k.method, func() {
+		err := c.streamBlob(c.dead, oid, serial)
+		k.finish(zeowire.None(), err)
+	})
+}
+
+func (c *conn) streamBlob(ctx context.Context, oid raidstorage.OID, serial raidstorage.TID) error {
+	loader, err := raidstorage.Can[raidstorage.BlobLoader](c.store.storage)
+	if err != nil {
+		return err
+	}
+	blob, err := loader.OpenBlob(ctx, oid, serial)
+	if err != nil {
+		if _, missing := errors.AsType[*raidstorage.NotFoundError](err); missing && raidstorage.Classify(err) == raidstorage.ClassAnswer {
+			return zeowire.NoBlobError(oid, serial)
+		}
+		return err
+	}
+	defer blob.Close()
+	id := []zeowire.Value{zeowire.OID(oid), zeowire.TID(serial)}
+	if err := c.sendPart(zeowire.AsyncCall(zeowire.ReceiveBlobStart, id...)); err != nil {
+		return err
+	}
+	chunk := make([]byte, blobChunk)
+	for {
+		n, err := io.ReadFull(blob, chunk)
+		if n > 0 {
+			part := zeowire.AsyncCall(zeowire.ReceiveBlobChunk, id[0], id[1], zeowire.Bytes(chunk[:n]))
+			if err := c.sendPart(part); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return c.sendPart(zeowire.AsyncCall(zeowire.ReceiveBlobStop, id...))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *conn) sendPart(m zeowire.Message) error {
+	ok, err := c.out.sendWhenRoom(func(w *zeowire.Writer) error { return w.Message(m) })
+	if err == nil && !ok {
+		err = context.Cause(c.dead)
+		if err == nil {
+			err = errSlow
+		}
+	}
+	return err
+}

@@ -1,0 +1,221 @@
+package zeoserver
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// Reasons why a connection ends.
+var (
+	errServerClosed = errors.New("the server is closing")
+	errDisorder     = errors.New("invalidations came out of order; the client must verify its cache")
+	errTimeout      = errors.New("transaction timeout")
+	errMethod       = errors.New("no such method")
+	errAsync        = errors.New("a call without reply failed")
+)
+
+// maxUnregistered is the longest message of a client that has not registered.
+const maxUnregistered = 4 << 10
+
+// conn is one connection. Its reader reads messages and runs the short methods;
+// loads and votes run in goroutines of their own, and what may take long in lanes. A
+// writer sends what is in the outbox.
+type conn struct {
+	srv  *Server
+	nc   net.Conn
+	out  outbox
+	dead context.Context // ends with the connection
+	kill context.CancelCauseFunc
+
+	group sync.WaitGroup // all goroutines of the connection but the reader
+	slots chan struct{}  // for loads
+	slow  lane           // iteration, history: in order
+	blobs lane           // one blob at a time
+
+	// Set by the reader, before the connection joins the order, and not changed then.
+	encoding zeowire.Encoding
+	store    *served
+	readOnly bool
+
+	// The reader's own.
+	txn    *txn
+	upload *upload
+
+	iterators  iterators    // the slow lane's own
+	label      atomic.Value // string
+	committing atomic.Int32 // transactions between vote and end
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{srv: s, nc: nc, slots: make(chan struct{}, s.cfg.MaxInFlight), readOnly: s.cfg.ReadOnly}
+	c.dead, c.kill = context.WithCancelCause(context.Background())
+	c.out.init(s.cfg.SendBufferBytes)
+	c.slow.init(c)
+	c.blobs.init(c)
+	c.iterators.init()
+	c.label.Store("")
+	return c
+}
+
+// close ends the connection soon. It does not wait, and may be called from anywhere;
+// the first reason counts.
+func (c *conn) close(reason error) {
+	c.kill(reason)
+	c.out.end()
+	// The close of a TLS connection may wait to say goodbye, so close what is below it.
+	if t, ok := c.nc.(interface{ NetConn() net.Conn }); ok {
+		t.NetConn().Close()
+		return
+	}
+	c.nc.Close()
+}
+
+// serve is the connection's life.
+func (c *conn) serve() {
+	c.group.Go(c.write)
+	err := c.read()
+	if errors.Is(err, errFlush) {
+		c.out.end() // the writer sends what is there
+	} else {
+		c.close(err)
+	}
+	if c.store != nil {
+		c.store.order.leave(c)
+	}
+	c.endTransaction()
+	c.group.Wait()
+	c.iterators.close()
+	c.upload.discard()
+	c.kill(nil)
+	c.nc.Close()
+	c.logEnd(context.Cause(c.dead))
+}
+
+// errFlush ends a connection after what is queued was sent.
+var errFlush = errors.New("the answer is complete")
+
+func (c *conn) write() {
+	err := c.out.write(c.nc, c.srv.cfg.WriteTimeout)
+	switch {
+	case c.out.tooSlow():
+		err = errSlow
+	case err == nil:
+		err = errFlush
+	}
+	c.close(err)
+}
+
+// spawn runs f in a goroutine that the end of the connection waits for.
+func (c *conn) spawn(method string, f func()) {
+	c.group.Go(func() {
+		defer c.guard(method)
+		f()
+	})
+}
+
+// guard turns a panic, a bug, into the end of this connection only.
+func (c *conn) guard(method string) {
+	if p := recover(); p != nil {
+		c.logger().Error("bug: a method panicked", "method", method, "reason", fmt.Sprint(p), "stack", string(debug.Stack()))
+		c.close(fmt.Errorf("%s failed", method))
+	}
+}
+
+// read does the handshake and reads calls until the connection ends.
+func (c *conn) read() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.logger().Error("bug: a method panicked", "reason", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = errors.New("a method failed")
+		}
+	}()
+	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.HandshakeTimeout)); err != nil {
+		return err
+	}
+	c.out.send(func(w *zeowire.Writer) error { return w.Raw(c.srv.announcement().Handshake()) })
+	frames := zeowire.NewFrameReader(bufio.NewReaderSize(c.nc, 32<<10), zeowire.MaxHandshake)
+	body, err := frames.Next()
+	if err != nil {
+		return err
+	}
+	answer, err := zeowire.ParseAnswer(body)
+	if err != nil {
+		return err
+	}
+	if answer.RUOK {
+		return c.ruok()
+	}
+	c.encoding = answer.Encoding
+	c.out.setEncoding(answer.Encoding)
+	return c.calls(frames)
+}
+
+func (c *conn) calls(frames *zeowire.FrameReader) error {
+	frames.SetLimit(maxUnregistered)
+	decoder := zeowire.Decoder{Encoding: c.encoding, MaxDepth: 16, MaxItems: 100}
+	registered := false
+	for {
+		body, err := frames.Next()
+		if err != nil {
+			return err
+		}
+		m, err := decoder.Message(body)
+		if err != nil {
+			return err
+		}
+		if n, ok := m.ID.Int(); ok && n == zeowire.KeepAliveID {
+			continue
+		}
+		if err := c.dispatch(m); err != nil {
+			return err
+		}
+		if !registered && c.store != nil {
+			registered = true
+			frames.SetLimit(c.srv.cfg.MaxFrameBytes)
+			decoder = zeowire.Decoder{Encoding: c.encoding}
+			if err := c.nc.SetReadDeadline(time.Time{}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *conn) ruok() error {
+	body, err := ruok(c.srv.Status())
+	if err != nil {
+		return err
+	}
+	c.out.send(func(w *zeowire.Writer) error { return w.Raw(body) })
+	return errFlush
+}
+
+// logger names the client. It is made when needed: most connections log little.
+func (c *conn) logger() *slog.Logger {
+	l := c.srv.cfg.Logger.With("client", c.nc.RemoteAddr().String())
+	if label, _ := c.label.Load().(string); label != "" {
+		l = l.With("label", label)
+	}
+	return l
+}
+
+func (c *conn) logEnd(reason error) {
+	switch {
+	case errors.Is(reason, errSlow), errors.Is(reason, errTimeout), errors.Is(reason, errDisorder):
+		c.logger().Warn("client dropped", "reason", reason.Error())
+	case reason == nil, errors.Is(reason, io.EOF), errors.Is(reason, errServerClosed), errors.Is(reason, context.Canceled), errors.Is(reason, errFlush):
+		c.logger().Debug("client disconnected")
+	default:
+		c.logger().Info("client disconnected", "reason", reason.Error())
+	}
+}

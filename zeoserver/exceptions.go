@@ -1,0 +1,89 @@
+package zeoserver
+
+import (
+	"context"
+	"errors"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/pickleref"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// exceptionOf returns what a client is told of an error. ZEO's client rebuilds
+// KeyError, TypeError, ConflictError, ReadConflictError, POSKeyError, ReadOnlyError,
+// StorageTransactionError and MultipleUndoErrors; all others it shows as
+// ServerException with the class path that we choose. A StorageError is what we
+// choose for faults of the storage and for what it refuses: applications do not
+// retry on it, and the text says why. The texts are those of our errors; nothing
+// else of the server's inside is in them.
+func exceptionOf(err error) *zeowire.Exception {
+	var unavailable *raidstorage.UnavailableError
+	switch {
+	case errors.As(err, &unavailable): // may carry answers of single backends along
+		return storageError(err)
+	case errors.Is(err, errors.ErrUnsupported):
+		return zeowire.NewException(zeowire.ClassUnsupported, zeowire.Text(err.Error()))
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return zeowire.NewException(zeowire.ClassStorage, zeowire.Text("the storage did not answer: "+err.Error()))
+	}
+	if e, ok := errors.AsType[*zeowire.Exception](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*raidstorage.NotFoundError](err); ok {
+		return zeowire.POSKeyError(e.OID)
+	}
+	if e, ok := errors.AsType[*raidstorage.ConflictError](err); ok {
+		return zeowire.ConflictError(zeowire.Conflict{OID: e.OID, Committed: e.Committed, Read: e.Read})
+	}
+	if e, ok := errors.AsType[*raidstorage.ReadConflictError](err); ok {
+		return zeowire.ReadConflictError(zeowire.Conflict{OID: e.OID, Committed: e.Committed, Read: e.Read})
+	}
+	if e, ok := errors.AsType[*raidstorage.UndoError](err); ok {
+		return undoError(e)
+	}
+	if _, ok := errors.AsType[*raidstorage.ReadOnlyError](err); ok {
+		return zeowire.ReadOnlyError()
+	}
+	return storageError(err) // *TIDOrderError, *InvalidError, *TxnStateError, *CorruptError, I/O errors, ...
+}
+
+// conflictOf is exceptionOf for a conflict over data, whose class it names.
+func conflictOf(e *raidstorage.ConflictError, data []byte) *zeowire.Exception {
+	c := zeowire.Conflict{OID: e.OID, Committed: e.Committed, Read: e.Read}
+	if module, name, err := pickleref.Class(data); err == nil && name != "" {
+		c.ClassName = module + "." + name
+	}
+	return zeowire.ConflictError(c)
+}
+
+// undoError tells objects in the way, of which ZODB makes MultipleUndoErrors, from
+// transactions that cannot be undone at all. An object in the way may be the root
+// object, oid 0, of which UndoError cannot be told from none: then the text says it.
+func undoError(e *raidstorage.UndoError) *zeowire.Exception {
+	failure := zeowire.UndoFailure{OID: e.OID, Reason: e.Reason}
+	if e.OID != 0 {
+		return zeowire.MultipleUndoErrors([]zeowire.UndoFailure{failure})
+	}
+	return zeowire.UndoError(failure, false)
+}
+
+func storageError(err error) *zeowire.Exception {
+	return zeowire.NewException(zeowire.ClassStorage, zeowire.Text(err.Error()))
+}
+
+func assertionError(text string) *zeowire.Exception {
+	return zeowire.NewException(zeowire.ClassAssertionError, zeowire.Text(text))
+}
+
+// expected tells errors that are answers to what the client asked, and are not worth
+// a line in the log.
+func expected(err error) bool {
+	if e, ok := errors.AsType[*zeowire.Exception](err); ok {
+		return e.Class != zeowire.ClassStorage
+	}
+	switch raidstorage.Classify(err) {
+	case raidstorage.ClassAnswer, raidstorage.ClassRefusal:
+		return true
+	}
+	return errors.Is(err, context.Canceled)
+}

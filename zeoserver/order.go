@@ -1,0 +1,323 @@
+package zeoserver
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// What clients see of transactions, and in which order.
+//
+// A client keeps what it has loaded in a cache, by what it was told: a revision
+// without an end is current until an invalidation names its object. It is told of
+// transactions in two ways, by invalidateTransaction, and of its own by the reply to
+// tpc_finish. Both are a publication here. Invariants:
+//
+//  1. Publications are in tid order, the same on all connections. Votes get a ticket
+//     while they hold the storage's commit lock, so tickets are in the order of the
+//     tids; finishes of several clients overlap (they share a sync), but a ticket is
+//     published only after those before it. A foreign transaction, of which the
+//     storage notifies, is sorted in by the storage's last tid at each vote: while a
+//     vote holds the commit lock nobody else commits.
+//  2. Only finished transactions are published: the storage shows them already. So
+//     what is loaded after a publication contains it.
+//  3. A reply computed before a publication is not sent after it on the same
+//     connection as if nothing had happened (rule R3). A load marks the number of
+//     publications of its connection before it asks the storage; its reply is
+//     appended to the outbox under the outbox's lock, which publications take too.
+//     If one of those in between changed the object, then the revision gets that tid
+//     as its end, when the reply is about the time before, else it is loaded again.
+//  4. A connection takes part before register is answered, with the last published
+//     tid, so that between that tid and its first invalidation there is no gap.
+//
+// The reverse may happen, a reply that shows a transaction before its publication:
+// clients read at the last tid that they were told, so they take no notice.
+//
+// Lock order: order.mu, outbox.mu. Neither is held across anything that waits.
+
+// ticket is the place of a transaction in the order.
+type ticket struct {
+	after     raidstorage.TID // last tid of the storage when it voted
+	conn      *conn           // the committer, nil for a foreign one
+	done      bool
+	tid       raidstorage.TID // 0 if nothing was committed
+	oids      []raidstorage.OID
+	reply     func(w *zeowire.Writer) error // to the committer
+	published chan struct{}                 // closed when t has left the order
+}
+
+// order publishes the transactions of one storage.
+type order struct {
+	onDisorder func(tid, last raidstorage.TID)
+
+	mu      sync.Mutex // guards the fields below
+	last    raidstorage.TID
+	pending []*ticket // voted, and foreign ones that come after these
+	conns   map[*conn]bool
+	queue   invalidationQueue
+	scratch [2]zeowire.Writer
+}
+
+func newOrder(queueSize int) *order {
+	o := &order{conns: make(map[*conn]bool), queue: invalidationQueue{size: queueSize}}
+	o.scratch[0].Encoding, o.scratch[1].Encoding = zeowire.Pickle, zeowire.Msgpack
+	return o
+}
+
+// join has c take part, and answers its registration with the last published tid.
+func (o *order) join(c *conn, k call) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.conns[c] = true
+	k.reply(zeowire.TID(o.last))
+}
+
+func (o *order) leave(c *conn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.conns, c)
+}
+
+func (o *order) connections() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.conns)
+}
+
+func (o *order) lastTID() raidstorage.TID {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.last
+}
+
+// all returns the connections of now.
+func (o *order) all() []*conn {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	conns := make([]*conn, 0, len(o.conns))
+	for c := range o.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// voted gives the next ticket. The storage's commit lock is held, and after is the
+// last tid under it.
+func (o *order) voted(c *conn, after raidstorage.TID) *ticket {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t := &ticket{after: after, conn: c, published: make(chan struct{})}
+	o.pending = append(o.pending, t)
+	return t
+}
+
+// finished publishes t, now or after those before it; reply is then sent to the
+// committer. The oids may repeat and are the order's from now on.
+func (o *order) finished(t *ticket, tid raidstorage.TID, oids []raidstorage.OID, reply func(*zeowire.Writer) error) {
+	slices.Sort(oids)
+	oids = slices.Compact(oids)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t.tid, t.oids, t.reply, t.done = tid, oids, reply, true
+	o.publishReadyLocked()
+}
+
+// dropped gives t back: nothing was committed, or nobody knows.
+func (o *order) dropped(t *ticket) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t.done = true
+	o.publishReadyLocked()
+}
+
+// foreign publishes a transaction of another user of the storage.
+func (o *order) foreign(inv raidstorage.Invalidation) {
+	oids := slices.Clone(inv.OIDs)
+	slices.Sort(oids)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if inv.TID <= o.last && o.queue.has(inv.TID) {
+		return // it was read from the storage when the server started
+	}
+	at := 0
+	for i, t := range o.pending {
+		before := t.after < inv.TID
+		if t.conn == nil {
+			before = t.tid < inv.TID
+		}
+		if before {
+			at = i + 1
+		}
+	}
+	o.pending = slices.Insert(o.pending, at, &ticket{done: true, tid: inv.TID, oids: slices.Compact(oids)})
+	o.publishReadyLocked()
+}
+
+func (o *order) publishReadyLocked() {
+	for len(o.pending) > 0 && o.pending[0].done {
+		t := o.pending[0]
+		o.pending[0] = nil
+		o.pending = o.pending[1:]
+		if t.tid != 0 {
+			o.publishLocked(t)
+		}
+		if t.published != nil {
+			close(t.published)
+		}
+	}
+	if len(o.pending) == 0 {
+		o.pending = nil
+	}
+}
+
+func (o *order) publishLocked(t *ticket) {
+	if t.tid <= o.last {
+		// A storage that told of it too late. Caches cannot be told any more: the
+		// clients come back and verify them.
+		o.queue.reset(max(t.tid, o.last))
+		for c := range o.conns {
+			c.close(errDisorder)
+		}
+		if o.onDisorder != nil {
+			o.onDisorder(t.tid, o.last)
+		}
+		return
+	}
+	o.last = t.tid
+	o.queue.add(t.tid, t.oids)
+	var frames [2][]byte
+	for c := range o.conns {
+		if c == t.conn {
+			continue
+		}
+		i := 0
+		if c.encoding == zeowire.Msgpack {
+			i = 1
+		}
+		if frames[i] == nil {
+			w := &o.scratch[i]
+			w.Reset()
+			if err := w.InvalidateTransaction(t.tid, t.oids); err != nil {
+				c.close(err)
+				continue
+			}
+			frames[i] = w.Bytes()[4:]
+		}
+		body := frames[i]
+		c.out.publish(t.tid, t.oids, func(w *zeowire.Writer) error { return w.Raw(body) })
+	}
+	if t.conn != nil {
+		t.conn.out.publish(t.tid, t.oids, t.reply)
+	}
+}
+
+// recent is what an outbox remembers of publications, while loads are under way.
+type recent struct {
+	seq   uint64 // publications so far
+	loads int    // under way
+	cut   uint64 // publications up to this one are forgotten
+	pubs  []publication
+}
+
+type publication struct {
+	seq  uint64
+	tid  raidstorage.TID
+	oids []raidstorage.OID // sorted
+}
+
+// maxRecent bounds what is remembered for the slowest load.
+const maxRecent = 1024
+
+// publish appends a publication.
+func (o *outbox) publish(tid raidstorage.TID, oids []raidstorage.OID, encode func(*zeowire.Writer) error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if encode != nil {
+		if ok, err := o.sendLocked(encode); !ok || err != nil {
+			o.endLocked()
+			return
+		}
+	}
+	r := &o.recent
+	r.seq++
+	if r.loads == 0 {
+		return
+	}
+	if len(r.pubs) == maxRecent {
+		n := copy(r.pubs, r.pubs[maxRecent/2:])
+		r.cut = r.pubs[0].seq - 1
+		clear(r.pubs[n:])
+		r.pubs = r.pubs[:n]
+	}
+	r.pubs = append(r.pubs, publication{r.seq, tid, oids})
+}
+
+// beginLoad returns the mark of a load that asks the storage from now on. Each is
+// followed by one endLoad.
+func (o *outbox) beginLoad() (mark uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.recent.loads++
+	return o.recent.seq
+}
+
+func (o *outbox) endLoad() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.endLoadLocked()
+}
+
+func (o *outbox) endLoadLocked() {
+	r := &o.recent
+	r.loads--
+	if r.loads == 0 && len(r.pubs) > 0 {
+		clear(r.pubs)
+		r.pubs = r.pubs[:0]
+	}
+}
+
+// changedLocked returns the first publication after mark that changed oid after
+// serial, 0 if there is none. known is false if it cannot be told.
+func (r *recent) changedLocked(mark uint64, oid raidstorage.OID, serial raidstorage.TID) (tid raidstorage.TID, known bool) {
+	if mark == r.seq {
+		return 0, true
+	}
+	if mark < r.cut {
+		return 0, false
+	}
+	i, _ := slices.BinarySearchFunc(r.pubs, mark+1, func(p publication, seq uint64) int { return cmp.Compare(p.seq, seq) })
+	for _, p := range r.pubs[i:] {
+		if p.tid <= serial {
+			continue
+		}
+		if _, found := slices.BinarySearch(p.oids, oid); found {
+			return p.tid, true
+		}
+	}
+	return 0, true
+}
+
+// started publishes what became known while the end of the log was looked up: early
+// held it back. What the log had already is left out.
+func (o *order) started(early *ticket) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var later []*ticket
+	for _, t := range o.pending {
+		if t != early && t.tid > o.last {
+			later = append(later, t)
+		}
+	}
+	o.pending = later
+	o.publishReadyLocked()
+}
+
+// answer runs f while nothing is published.
+func (o *order) answer(f func(*order)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f(o)
+}

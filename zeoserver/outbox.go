@@ -1,0 +1,180 @@
+package zeoserver
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// errSlow drops a client that does not read what is sent to it.
+var errSlow = errors.New("the client does not read what is sent to it")
+
+// writeStep is how many bytes a client must take within the write timeout.
+const writeStep = 256 << 10
+
+// outbox is what waits to be sent on one connection. Everybody appends whole frames;
+// one goroutine takes all there is and writes it at once. Those who can wait, the
+// answers to what the client asked for, wait for room; what cannot wait, such as
+// invalidations, fails the connection when there is too much.
+type outbox struct {
+	limit int // bytes, of what waits and what is being written
+
+	mu      sync.Mutex // guards the fields below; never held while writing
+	more    sync.Cond  // there is something to write, or the end
+	room    sync.Cond  // something was written, or the end
+	queue   *zeowire.Writer
+	spare   *zeowire.Writer
+	writing int // bytes that the writer has taken
+	waiters int // of room
+	ended   bool
+	slow    bool
+	recent  recent
+}
+
+func (o *outbox) init(limit int) {
+	o.limit = limit
+	o.more.L, o.room.L = &o.mu, &o.mu
+	// Handshakes are raw frames, the same in both encodings.
+	o.queue = &zeowire.Writer{Encoding: zeowire.Pickle}
+	o.spare = &zeowire.Writer{Encoding: zeowire.Pickle}
+}
+
+func (o *outbox) setEncoding(e zeowire.Encoding) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.queue.Encoding = e
+	if o.spare != nil {
+		o.spare.Encoding = e
+	} // else the writer has it, and takes over the encoding of the queue when it is done
+}
+
+// send appends what encode writes, without waiting. False means that the connection
+// has ended, or must end since the client is too slow.
+func (o *outbox) send(encode func(w *zeowire.Writer) error) (bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sendLocked(encode)
+}
+
+func (o *outbox) sendLocked(encode func(w *zeowire.Writer) error) (bool, error) {
+	if !o.openLocked() {
+		return false, nil
+	}
+	err := encode(o.queue)
+	o.more.Signal()
+	return true, err
+}
+
+// openLocked tells whether more may be appended.
+func (o *outbox) openLocked() bool {
+	if o.ended {
+		return false
+	}
+	if o.queue.Len()+o.writing > o.limit {
+		o.slow = true
+		o.endLocked()
+		return false
+	}
+	return true
+}
+
+// lockForRoom locks mu when there is room for an answer that can wait, or the
+// connection has ended.
+func (o *outbox) lockForRoom() {
+	o.mu.Lock()
+	for !o.ended && o.queue.Len()+o.writing > o.limit/4 {
+		o.waiters++
+		o.room.Wait()
+		o.waiters--
+	}
+}
+
+// sendWhenRoom is send for those who can wait.
+func (o *outbox) sendWhenRoom(encode func(w *zeowire.Writer) error) (bool, error) {
+	o.lockForRoom()
+	defer o.mu.Unlock()
+	return o.sendLocked(encode)
+}
+
+// end stops taking more. The writer writes what is there, and ends.
+func (o *outbox) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.endLocked()
+}
+
+func (o *outbox) endLocked() {
+	o.ended = true
+	o.more.Broadcast()
+	o.room.Broadcast()
+}
+
+// write is the writer: it returns after end, or when the client cannot be written to.
+func (o *outbox) write(nc net.Conn, timeout time.Duration) error {
+	for {
+		w := o.take()
+		if w == nil {
+			return nil
+		}
+		err := writeAll(nc, w.Bytes(), timeout)
+		w.Reset()
+		o.mu.Lock()
+		w.Encoding = o.queue.Encoding
+		o.spare, o.writing = w, 0
+		slow := o.slow
+		if err != nil {
+			o.endLocked()
+		}
+		if o.waiters > 0 {
+			o.room.Broadcast()
+		}
+		o.mu.Unlock()
+		if slow {
+			return errSlow
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// take waits for something to write and takes all of it; nil at the end.
+func (o *outbox) take() *zeowire.Writer {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.queue.Len() == 0 {
+		if o.ended {
+			return nil
+		}
+		o.more.Wait()
+	}
+	w := o.queue
+	o.queue, o.spare = o.spare, nil
+	o.writing = w.Len()
+	return w
+}
+
+// tooSlow tells whether the client was found too slow.
+func (o *outbox) tooSlow() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.slow
+}
+
+// writeAll writes b in steps, each with the full time.
+func writeAll(nc net.Conn, b []byte, timeout time.Duration) error {
+	for len(b) > 0 {
+		n := min(len(b), writeStep)
+		if err := nc.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return err
+		}
+		if _, err := nc.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+package zeoserver
+
+import (
+	"context"
+	"reflect"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// register chooses the storage. Both refusals leave the connection open: a client
+// that may fall back registers again, for reading.
+func (c *conn) register(k call, args *arguments) error {
+	name, readOnly := args.text(0), args.truth(1)
+	if args.err != nil {
+		return args.err
+	}
+	st, ok := c.srv.served[name]
+	if !ok {
+		return zeowire.ValueError("unknown storage: " + name)
+	}
+	if !readOnly && (c.readOnly || st.isReadOnly(c.dead)) {
+		return zeowire.ReadOnlyError()
+	}
+	c.readOnly = c.readOnly || readOnly
+	c.store = st
+	st.order.join(c, k)
+	c.logger().Debug("client registered", "storage", name, "readonly", c.readOnly, "encoding", c.encoding.String())
+	return nil
+}
+
+func (c *conn) storageName() string {
+	if c.store == nil {
+		return ""
+	}
+	return c.store.name
+}
+
+// getInfo tells what the storage can do. ClientStorage takes on the interfaces that
+// are listed.
+func (c *conn) getInfo(k call, args *arguments) error {
+	return c.concurrently(k, func(ctx context.Context) (zeowire.Value, error) {
+		st := c.store
+		objects, bytes := st.size(ctx)
+		can := func(capability reflect.Type) bool { return raidstorage.Supports(st.storage, capability) }
+		undo := can(reflect.TypeFor[raidstorage.Undoer]())
+		records := can(reflect.TypeFor[raidstorage.RecordIterator]())
+		names := []string{"IStorage", "IStorageRestoreable", "IStorageIteration", "IExternalGC"}
+		if undo {
+			names = append(names, "IStorageUndoable")
+		}
+		if records {
+			names = append(names, "IStorageCurrentRecordIteration")
+		}
+		if can(reflect.TypeFor[raidstorage.BlobLoader]()) {
+			names = append(names, "IBlobStorage")
+		}
+		interfaces := make([]zeowire.Value, 0, len(names))
+		for _, name := range names {
+			interfaces = append(interfaces, zeowire.Tuple(zeowire.Text("ZODB.interfaces"), zeowire.Text(name)))
+		}
+		return zeowire.Dict(
+			zeowire.Entry("length", zeowire.Int(objects)),
+			zeowire.Entry("size", zeowire.Int(bytes)),
+			zeowire.Entry("name", zeowire.Text(st.storage.Name())),
+			zeowire.Entry("supportsUndo", zeowire.Bool(undo)),
+			zeowire.Entry("supports_record_iternext", zeowire.Bool(records)),
+			zeowire.Entry("interfaces", zeowire.Tuple(interfaces...)),
+		), nil
+	})
+}
+
+// sizeInfo is the argument of info.
+func (st *served) sizeInfo(ctx context.Context) zeowire.Value {
+	objects, bytes := st.size(ctx)
+	return zeowire.Dict(zeowire.Entry("length", zeowire.Int(objects)), zeowire.Entry("size", zeowire.Int(bytes)))
+}
+
+func (c *conn) lastTransaction(k call, args *arguments) error {
+	c.store.order.answer(func(o *order) { k.reply(zeowire.TID(o.last)) })
+	return nil
+}
+
+// getInvalidations is what a client with a cache asks when it comes back. It answers
+// from the queue or, within the invalidation age, from the log.
+func (c *conn) getInvalidations(k call, args *arguments) error {
+	tid := args.tid(0)
+	if args.err != nil {
+		return args.err
+	}
+	var through raidstorage.TID
+	answered := false
+	c.store.order.answer(func(o *order) {
+		through = o.last
+		if oids, ok := o.queue.since(tid); ok {
+			answered = true
+			k.reply(zeowire.Tuple(zeowire.TID(max(tid, through)), oidList(oids)))
+		}
+	})
+	if answered {
+		return nil
+	}
+	age := c.srv.cfg.InvalidationAge
+	if age == 0 || c.srv.cfg.Clock().Sub(tid.Time()) >= age {
+		k.reply(zeowire.None())
+		return nil
+	}
+	return c.slow.add(k.method, func() { k.finish(c.invalidationsOfLog(tid, through)) })
+}
+
+// maxLogInvalidations bounds what is looked up for a client: above that many objects
+// it is better off with an empty cache.
+const maxLogInvalidations = 1 << 20
+
+func (c *conn) invalidationsOfLog(tid, through raidstorage.TID) (zeowire.Value, error) {
+	seen := make(map[raidstorage.OID]bool)
+	var oids []raidstorage.OID
+	for txn, err := range c.store.storage.Iterate(c.dead, tid+1, through) {
+		if err != nil {
+			return zeowire.Value{}, err
+		}
+		for rec, err := range txn.Records {
+			if err != nil {
+				return zeowire.Value{}, err
+			}
+			if !seen[rec.OID] {
+				seen[rec.OID] = true
+				oids = append(oids, rec.OID)
+			}
+		}
+		if len(oids) > maxLogInvalidations {
+			return zeowire.None(), nil
+		}
+	}
+	return zeowire.Tuple(zeowire.TID(through), oidList(oids)), nil
+}
+
+func oidList(oids []raidstorage.OID) zeowire.Value {
+	items := make([]zeowire.Value, len(oids))
+	for i, oid := range oids {
+		items[i] = zeowire.OID(oid)
+	}
+	return zeowire.List(items...)
+}
+
+func (c *conn) serverStatus(k call, args *arguments) error {
+	k.reply(c.store.status(c.srv).value())
+	return nil
+}
+
+// maxLabel bounds a label, which is in every line of the log.
+const maxLabel = 200
+
+func (c *conn) setClientLabel(k call, args *arguments) error {
+	label := args.text(0)
+	if args.err != nil {
+		return args.err
+	}
+	c.label.Store(label[:min(len(label), maxLabel)])
+	k.reply(zeowire.None())
+	return nil
+}
+
+func (c *conn) ping(k call, args *arguments) error {
+	k.reply(zeowire.None())
+	return nil
+}
+
+// newOID is one of ZEO's registered methods, but its storages lack it.
+func (c *conn) newOID(k call, args *arguments) error {
+	return zeowire.NewException(zeowire.ClassAttributeError, zeowire.Text("'ZEOStorage' object has no attribute 'new_oid'"))
+}
+
+// maxNewOIDs is how many oids a client gets at a time.
+const maxNewOIDs = 100
+
+func (c *conn) newOIDs(k call, args *arguments) error {
+	n := min(max(args.intOr(0, maxNewOIDs), 1), maxNewOIDs)
+	if args.err != nil {
+		return args.err
+	}
+	if c.readOnly {
+		return zeowire.ReadOnlyError()
+	}
+	return c.concurrently(k, func(ctx context.Context) (zeowire.Value, error) {
+		oids, err := c.store.storage.NewOIDs(ctx, int(n))
+		return oidList(oids), err
+	})
+}

@@ -1,0 +1,356 @@
+package zeoserver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// The vote of a transaction and its end. Votes and finishes wait, so each runs in a
+// goroutine of its own; the reader goes on. What may come when is decided by the
+// transaction's state:
+//
+//	vote        staging, resolving -> voting -> voted | resolving | ended
+//	tpc_finish  waits for a vote under way; voted -> finishing -> ended
+//	tpc_abort   cancels a vote under way and waits for its end; -> ended
+//	disconnect  as tpc_abort, but for a transaction that is finishing
+//
+// A vote that fails ends the transaction. One that finds conflicts, with
+// ClientConflictResolution, keeps its turn: so the client that resolves them is not
+// overtaken again and again. Its next vote replays the log from the start.
+
+func (c *conn) vote(k call, args *arguments) error {
+	t, err := c.check(args.at(0))
+	if err != nil {
+		return err
+	}
+	if c.srv.isStopping() && c.committing.Load() == 0 {
+		c.close(errServerClosed)
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch t.state {
+	case voting:
+		return zeowire.NewException(zeowire.ClassStorageTxn, zeowire.Text("Already voting (waiting)"))
+	case voted:
+		return zeowire.NewException(zeowire.ClassStorageTxn, zeowire.Text("Already voting (locked)"))
+	}
+	t.stopTimerLocked()
+	if t.state == staging {
+		c.committing.Add(1)
+	}
+	ctx, cancel := context.WithCancel(c.dead)
+	t.state, t.cancel, t.done = voting, cancel, make(chan struct{})
+	c.spawn(k.method, func() {
+		defer cancel()
+		defer close(t.done)
+		t.runVote(ctx, k)
+	})
+	return nil
+}
+
+// runVote votes and answers. The state is set before the answer goes out, since the
+// client acts upon it.
+func (t *txn) runVote(ctx context.Context, k call) {
+	conflicts, err := t.tryVote(ctx)
+	if err != nil {
+		t.release()
+		k.fail(err)
+		t.settle()
+		return
+	}
+	t.mu.Lock()
+	answer := oidList(t.vote.Changed)
+	t.state = voted
+	if conflicts != nil {
+		t.state = resolving
+		answer = zeowire.List(conflicts...)
+	}
+	if limit := t.c.srv.cfg.TransactionTimeout; limit > 0 {
+		t.timer = time.AfterFunc(limit, t.timeout)
+	}
+	t.mu.Unlock()
+	k.reply(answer)
+}
+
+// timeout drops a client that holds the lock for too long.
+func (t *txn) timeout() {
+	if s := t.is(); s == voted || s == resolving {
+		t.c.close(errTimeout)
+	}
+}
+
+func (t *txn) stopTimerLocked() {
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+}
+
+// tryVote returns the conflicts that the client is to resolve, or nil and the vote,
+// in t.
+func (t *txn) tryVote(ctx context.Context) (conflicts []zeowire.Value, err error) {
+	st := t.c.store
+	if t.votes == 0 {
+		if err := st.turn.take(ctx, t); err != nil {
+			return nil, zeowire.NewException(zeowire.ClassStorageTxn, zeowire.Text("the transaction was aborted"))
+		}
+	}
+	t.votes++
+	tx, err := st.storage.Begin(ctx, t.meta)
+	if err != nil {
+		return nil, err
+	}
+	if err = t.log.replay(ctx, tx, t.meta.TID, t.votes > 1); err == nil {
+		t.vote, err = tx.Vote(ctx)
+	}
+	if err == nil {
+		t.tx = tx
+		t.ticket = st.order.voted(t.c, t.vote.Last)
+		return nil, nil
+	}
+	if abortErr := abort(tx); abortErr != nil && expected(err) {
+		t.c.logger().Warn("a refused transaction could not be aborted", "storage", st.name, "err", abortErr)
+	}
+	conflict, ok := errors.AsType[*raidstorage.ConflictError](err)
+	if !ok || raidstorage.Classify(err) != raidstorage.ClassAnswer {
+		if _, ok := errors.AsType[*raidstorage.ReadConflictError](err); ok {
+			st.stats.conflicts.Add(1)
+		}
+		return nil, err
+	}
+	st.stats.conflicts.Add(1)
+	o := t.log.stored(conflict.OID)
+	if o == nil { // a deletion
+		return nil, err
+	}
+	if t.c.srv.cfg.ClientConflictResolution {
+		return t.conflicts(ctx, conflict)
+	}
+	data, dataErr := t.log.dataOf(o)
+	if dataErr != nil {
+		return nil, dataErr
+	}
+	return nil, conflictOf(conflict, data)
+}
+
+// conflicts returns all conflicts of the transaction, first being the one that the
+// storage named: the client resolves them at one go. Nobody else votes meanwhile, so
+// what is current stays so, unless the storage has other users.
+func (t *txn) conflicts(ctx context.Context, first *raidstorage.ConflictError) ([]zeowire.Value, error) {
+	var found []zeowire.Value
+	final := t.log.final()
+	for i := range t.log.ops {
+		o := &t.log.ops[i]
+		if at, ok := final[o.oid]; !ok || at != i {
+			continue
+		}
+		committed := first.Committed
+		if o.oid != first.OID {
+			rev, err := t.c.store.storage.LoadBefore(ctx, o.oid, raidstorage.MaxTID)
+			if _, missing := errors.AsType[*raidstorage.NotFoundError](err); missing {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			if committed = rev.Serial; committed == o.serial {
+				continue
+			}
+		}
+		data, err := t.log.dataOf(o)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, zeowire.Dict(
+			zeowire.Entry("oid", zeowire.OID(o.oid)),
+			zeowire.Entry("serials", zeowire.Tuple(zeowire.TID(committed), zeowire.TID(o.serial))),
+			zeowire.Entry("data", zeowire.Bytes(data)),
+		))
+	}
+	return found, nil
+}
+
+// tpcFinish finishes what has voted. Of an unknown transaction, and of one that has
+// failed, it answers None.
+func (c *conn) tpcFinish(k call, args *arguments) error {
+	if c.readOnly {
+		return zeowire.ReadOnlyError()
+	}
+	t := c.current()
+	if t == nil || !t.id.Equal(args.at(0)) {
+		k.reply(zeowire.None())
+		return nil
+	}
+	switch t.is() {
+	case staging, resolving:
+		return assertionError("finished called wo lock")
+	}
+	c.txn = nil // the next one may begin
+	c.spawn(k.method, func() {
+		<-t.done
+		t.mu.Lock()
+		t.stopTimerLocked()
+		state := t.state
+		if state == voted {
+			t.state = finishing
+		}
+		t.mu.Unlock()
+		switch state {
+		case voted:
+			t.finish(k)
+		case resolving:
+			t.release()
+			k.fail(assertionError("finished called wo lock"))
+			t.settle()
+		default:
+			k.reply(zeowire.None())
+		}
+	})
+	return nil
+}
+
+// finish commits. From here on neither a disconnect nor a shutdown stops it.
+func (t *txn) finish(k call) {
+	c, st := t.c, t.c.store
+	st.turn.give(t)
+	ctx := context.WithoutCancel(c.dead)
+	tid, err := t.tx.Finish(ctx)
+	if err != nil {
+		c.logger().Error("the outcome of a finish is unknown", "storage", st.name, "err", err)
+		t.lostFinish(ctx)
+		// The client takes the loss of its connection for what it is: an outcome that
+		// it does not know.
+		c.close(err)
+		t.release()
+		t.settle()
+		return
+	}
+	st.stats.commits.Add(1)
+	info := zeowire.AsyncCall(zeowire.Info, st.sizeInfo(ctx))
+	oids := append(t.log.changed(), t.vote.Changed...)
+	ticket := t.ticket
+	t.ticket = nil
+	t.release()
+	st.order.finished(ticket, tid, oids, func(w *zeowire.Writer) error {
+		if err := w.Message(info); err != nil || k.async {
+			return err
+		}
+		return w.Message(zeowire.ValueReply(k.id, zeowire.TID(tid)))
+	})
+	<-ticket.published // soon: those before it are finishing, too
+	t.settle()
+}
+
+// lostFinish looks whether a transaction whose finish failed is there, so that the
+// other clients are told. Notifiers tell of it themselves.
+func (t *txn) lostFinish(ctx context.Context) {
+	st := t.c.store
+	if _, err := raidstorage.Can[raidstorage.Notifier](st.storage); err == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, abortTime)
+	defer cancel()
+	last, err := st.storage.LastTID(ctx)
+	if err != nil || last <= t.vote.Last {
+		return
+	}
+	ticket := t.ticket
+	t.ticket = nil
+	st.order.finished(ticket, last, append(t.log.changed(), t.vote.Changed...), nil)
+}
+
+// tpcAbort aborts, of an unknown transaction it answers None.
+func (c *conn) tpcAbort(k call, args *arguments) error {
+	if c.readOnly {
+		return zeowire.ReadOnlyError()
+	}
+	t := c.current()
+	if t == nil || !t.id.Equal(args.at(0)) {
+		k.reply(zeowire.None())
+		return nil
+	}
+	c.store.stats.aborts.Add(1)
+	c.txn = nil
+	if t.is() == staging {
+		t.release()
+		k.reply(zeowire.None())
+		return nil
+	}
+	c.spawn(k.method, func() {
+		t.abort()
+		k.reply(zeowire.None())
+		t.settle()
+	})
+	return nil
+}
+
+// abort ends a transaction that has voted, or is voting.
+func (t *txn) abort() {
+	t.mu.Lock()
+	t.stopTimerLocked()
+	cancel, done := t.cancel, t.done
+	t.mu.Unlock()
+	if done != nil {
+		cancel()
+		<-done
+	}
+	t.release()
+}
+
+// release gives back all that the transaction has, and ends it.
+func (t *txn) release() {
+	t.mu.Lock()
+	state := t.state
+	t.stopTimerLocked()
+	t.mu.Unlock()
+	if state == ended {
+		return
+	}
+	c, st := t.c, t.c.store
+	if t.tx != nil && state != finishing {
+		if err := abort(t.tx); err != nil {
+			c.logger().Warn("a transaction could not be aborted", "storage", st.name, "err", err)
+		}
+	}
+	if t.ticket != nil {
+		st.order.dropped(t.ticket)
+	}
+	st.turn.give(t)
+	t.log.close()
+	st.stats.active.Add(-1)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.state = ended
+}
+
+// settle follows the answer that ends a transaction which has begun to vote: it is
+// what Shutdown waits for. It counts once.
+func (t *txn) settle() {
+	t.mu.Lock()
+	settled := t.settled || t.done == nil
+	t.settled = true
+	t.mu.Unlock()
+	if !settled && t.c.committing.Add(-1) == 0 && t.c.srv.isStopping() {
+		t.c.out.end()
+	}
+}
+
+// endTransaction is for the end of the connection: a transaction that is not
+// finishing is aborted.
+func (c *conn) endTransaction() {
+	t := c.txn
+	if t == nil {
+		return
+	}
+	c.txn = nil
+	if t.is() != ended {
+		c.store.stats.aborts.Add(1)
+		t.abort()
+	}
+	t.settle()
+}
