@@ -1,0 +1,313 @@
+package zeoclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// A connection has two goroutines. The writer takes all frames that callers have put
+// together since its last write and sends them in one; so many calls at the same time
+// cost few system calls. The reader decodes messages and completes calls. What must
+// happen in the order of the server's messages (the cache, the notifications, the
+// last tid seen) happens in the reader: a reply is taken there, not by its caller.
+
+const (
+	// maxWaiting is how many bytes may wait for the writer before callers do.
+	maxWaiting = 4 << 20
+	// keepAlive is how often an idle connection says something, so that firewalls do
+	// not forget it; ZEO's client does the same.
+	keepAlive = time.Minute
+	// ownFrame is the length from which on a reply's frame is kept, instead of the
+	// data in it being copied.
+	ownFrame = 32 << 10
+)
+
+// call is a request that waits for its reply.
+type call struct {
+	id   int64
+	name string
+	// take reads the reply, in the reader's goroutine: it must not wait. What it is
+	// given is valid during the call only, see conn.own. nil: any reply will do.
+	take func(zeowire.Value) error
+	// then is called after take, or with the server's exception, likewise. May be nil.
+	then func(error)
+	// kept calls stay known when their caller gives up: their reply needs an answer.
+	kept bool
+	sent bool // the caller's
+	// queues says that the server may let the call wait for others' transactions.
+	queues bool
+	// heard is how many frames had come when it was made.
+	heard uint64
+
+	done chan struct{} // closed when err is set
+	err  error         // an *exceptionError, or the connection's end
+}
+
+// conn is one connection. It never comes back once it has failed.
+type conn struct {
+	server   string
+	nc       net.Conn
+	encoding zeowire.Encoding
+	timeout  time.Duration // of calls and writes
+	events   sink          // called by the reader
+	readOnly bool          // registered so; immutable once connected
+	info     serverInfo    // likewise
+
+	ids   atomic.Int64
+	heard atomic.Uint64 // frames received
+	seen  atomic.Uint64 // the greatest tid of the reader's stream; set by the reader only
+	kept  bool          // the current frame is left to take; the reader's
+	epoch uint64        // of the cache, when the connection was made; the reader's
+
+	mu        sync.Mutex // guards the fields below
+	out       *zeowire.Writer
+	calls     map[int64]*call
+	downloads map[blobKey]*download
+	room      chan struct{} // closed when the writer has taken out
+	err       error         // why it ended
+
+	wake chan struct{} // one slot: there is something in out
+	done chan struct{} // closed when err is set
+	wg   sync.WaitGroup
+}
+
+// sink is told what a connection's reader sees, in its order.
+type sink interface {
+	invalidated(c *conn, tid raidstorage.TID, oids []raidstorage.OID)
+}
+
+// newCall makes a call; send sends it.
+func (c *conn) newCall(name string, take func(zeowire.Value) error) *call {
+	return &call{id: c.ids.Add(1), name: name, take: take, heard: c.heard.Load(), done: make(chan struct{})}
+}
+
+// send gives the frames that fill encodes to the writer, all at once, and waits for
+// the replies of calls from then on. It waits while too much is queued already.
+func (c *conn) send(ctx context.Context, fill func(*zeowire.Writer) error, calls ...*call) error {
+	for {
+		c.mu.Lock()
+		if c.err != nil {
+			defer c.mu.Unlock()
+			return c.err
+		}
+		if c.out.Len() <= maxWaiting {
+			break
+		}
+		room := c.room
+		c.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer c.mu.Unlock()
+	return c.queueLocked(fill, calls)
+}
+
+// post is send for the reader and others who must not wait: it is for few bytes.
+func (c *conn) post(fill func(*zeowire.Writer) error, calls ...*call) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	return c.queueLocked(fill, calls)
+}
+
+func (c *conn) queueLocked(fill func(*zeowire.Writer) error, calls []*call) error {
+	before := c.out.Len()
+	if err := fill(c.out); err != nil {
+		if c.out.Len() != before { // half of it is queued already
+			c.failLocked(err)
+		}
+		return err
+	}
+	for _, k := range calls {
+		c.calls[k.id] = k
+		k.sent = true
+	}
+	select {
+	case c.wake <- struct{}{}:
+	default: // the writer is going to look anyway
+	}
+	return nil
+}
+
+// wait waits for a call that was sent, at most the connection's timeout.
+func (c *conn) wait(ctx context.Context, k *call) error {
+	timer := time.NewTimer(c.timeout)
+	defer timer.Stop()
+	select {
+	case <-k.done:
+		return k.err
+	case <-ctx.Done():
+		c.forget(k)
+		return ctx.Err()
+	case <-timer.C:
+	}
+	c.forget(k)
+	err := &TimeoutError{Server: c.server, Call: k.name, After: c.timeout}
+	if c.heard.Load() == k.heard && !k.queues {
+		c.fail(err) // not a word since then: it is dead, and others need not find out again
+	}
+	return err
+}
+
+// waitLong is wait without a timeout: the server must only answer pings meanwhile.
+func (c *conn) waitLong(ctx context.Context, k *call) error {
+	ticker := time.NewTicker(c.timeout)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-k.done:
+			return k.err
+		case <-ctx.Done():
+			c.forget(k)
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		if _, err := request(ctx, c, zeowire.Ping, func(zeowire.Value) (struct{}, error) { return struct{}{}, nil }); err != nil {
+			c.forget(k)
+			return err
+		}
+	}
+}
+
+// forget drops the reply of a call when it comes.
+func (c *conn) forget(k *call) {
+	if k.kept {
+		return
+	}
+	c.mu.Lock()
+	delete(c.calls, k.id)
+	c.mu.Unlock()
+}
+
+// request makes a call and returns what take makes of its reply.
+func request[T any](ctx context.Context, c *conn, name string, take func(zeowire.Value) (T, error), args ...zeowire.Value) (T, error) {
+	var reply, none T
+	k := c.newCall(name, func(v zeowire.Value) (err error) {
+		reply, err = take(v)
+		return err
+	})
+	if err := c.start(ctx, k, args...); err != nil {
+		return none, err
+	}
+	if err := c.wait(ctx, k); err != nil {
+		return none, err
+	}
+	return reply, nil
+}
+
+// start sends a single call.
+func (c *conn) start(ctx context.Context, k *call, args ...zeowire.Value) error {
+	return c.send(ctx, func(w *zeowire.Writer) error {
+		return w.Message(zeowire.Call(zeowire.IntID(k.id), k.name, args...))
+	}, k)
+}
+
+// own returns b for the caller of take to keep.
+func (c *conn) own(b []byte) []byte {
+	if c.kept {
+		return b
+	}
+	return bytes.Clone(b)
+}
+
+// failure returns why the connection ended, nil if it has not.
+func (c *conn) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// fail ends the connection and all its calls.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failLocked(err)
+}
+
+func (c *conn) failLocked(err error) {
+	if c.err != nil {
+		return
+	}
+	if v, ok := errors.AsType[violation](err); ok {
+		err = &ProtocolError{Server: c.server, Reason: string(v)}
+	}
+	if _, typed := errors.AsType[*ProtocolError](err); !typed && !errors.Is(err, raidstorage.ErrClosed) {
+		err = &DisconnectedError{Server: c.server, Err: err}
+	}
+	c.err = err
+	for _, k := range c.calls {
+		k.err = err
+		close(k.done)
+	}
+	for _, d := range c.downloads {
+		d.end(err)
+	}
+	c.calls, c.downloads = nil, nil
+	close(c.done)
+	_ = c.nc.Close() // it is over anyway, and err says why
+}
+
+// spawn runs f in a goroutine that close waits for, unless the connection has ended.
+func (c *conn) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false
+	}
+	c.wg.Go(f)
+	return true
+}
+
+// close ends the connection and waits for its goroutines.
+func (c *conn) close(err error) {
+	c.fail(err)
+	c.wg.Wait()
+}
+
+// write is the writer's goroutine; it ends with the connection.
+func (c *conn) write() {
+	spare := &zeowire.Writer{Encoding: c.encoding}
+	ticker := time.NewTicker(keepAlive)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-ticker.C:
+			_ = c.post(func(w *zeowire.Writer) error { return w.Message(zeowire.KeepAlive()) })
+		case <-c.wake:
+		}
+		c.mu.Lock()
+		spare, c.out = c.out, spare
+		close(c.room)
+		c.room = make(chan struct{})
+		c.mu.Unlock()
+		if err := c.flush(spare.Bytes()); err != nil {
+			c.fail(err)
+			return
+		}
+		spare.Reset()
+	}
+}
+
+// flush writes within the timeout: a server that does not read for so long is dead.
+func (c *conn) flush(frames []byte) error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return err
+	}
+	_, err := c.nc.Write(frames)
+	return err
+}

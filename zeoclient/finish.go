@@ -1,0 +1,104 @@
+package zeoclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// Finish implements raidstorage.Txn. When ctx ends after the call was sent, the server
+// goes on; the commit slot stays taken until it has answered.
+func (t *txn) Finish(ctx context.Context) (raidstorage.TID, error) {
+	switch t.state {
+	case stateOpen:
+		return 0, &raidstorage.TxnStateError{Op: "finish", State: "not voted"}
+	case stateEnded:
+		return 0, &raidstorage.TxnStateError{Op: "finish", State: "ended"}
+	}
+	if err := t.s.begin(ctx); err != nil {
+		t.rollback()
+		return 0, err
+	}
+	defer t.s.calls.Done()
+	var tid raidstorage.TID
+	visible := t.visible()
+	k := t.c.newCall(zeowire.TPCFinish, func(v zeowire.Value) error {
+		var ok bool
+		if tid, ok = v.TID(); !ok {
+			return violation("no tid: the transaction was not finished")
+		}
+		if t.meta.TID != 0 && tid != t.meta.TID {
+			return violation(fmt.Sprintf("tid %v instead of %v", tid, t.meta.TID))
+		}
+		visible(tid)
+		return nil
+	})
+	k.kept = true // whenever the answer comes, it makes the transaction visible
+	err := t.c.start(ctx, k, zeowire.Int(t.id))
+	if err == nil {
+		err = t.c.wait(ctx, k)
+	}
+	t.end()
+	if err != nil {
+		t.s.unlockAfter(t.c, k, err)
+		return 0, t.c.mapped(k.name, err)
+	}
+	<-t.s.commit
+	return tid, nil
+}
+
+// visible returns what must happen in the reader when the transaction has got its
+// tid. It must not look at t any more, which may have ended.
+func (t *txn) visible() func(raidstorage.TID) {
+	s, c := t.s, t.c
+	data := make(map[raidstorage.OID][]byte, len(t.changes))
+	oids := make([]raidstorage.OID, 0, len(t.changes))
+	for oid, i := range t.changes {
+		data[oid] = nil
+		if !t.undid { // else who knows which of them is the last
+			data[oid] = t.ops[i].data
+		}
+		oids = append(oids, oid)
+	}
+	for _, oid := range t.also {
+		data[oid] = nil
+	}
+	return func(tid raidstorage.TID) {
+		c.see(tid)
+		s.saw(tid)
+		s.cache.committed(tid, data)
+		s.fresh.stored(oids)
+		s.notes.push(note{tid: tid, own: true})
+	}
+}
+
+// unlockAfter gives the commit slot back when the server has answered to a Finish of
+// which the caller knows no more than err. Where it refused, or does not answer, only
+// the end of the connection makes sure that the server's lock is free.
+func (s *Storage) unlockAfter(c *conn, k *call, err error) {
+	waits := (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) && c.spawn(func() {
+		defer func() { <-s.commit }()
+		if err := c.wait(context.Background(), k); err != nil {
+			c.fail(err)
+		}
+	})
+	if !waits {
+		c.fail(err)
+		<-s.commit
+	}
+}
+
+// Abort implements raidstorage.Txn. It does not wait for the server, so that ctx does
+// not matter.
+func (t *txn) Abort(context.Context) error {
+	switch t.state {
+	case stateOpen:
+		t.end()
+	case stateVoted:
+		t.rollback()
+	}
+	return nil
+}

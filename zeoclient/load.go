@@ -1,0 +1,76 @@
+package zeoclient
+
+import (
+	"context"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// LoadBefore implements raidstorage.Storage.
+func (s *Storage) LoadBefore(ctx context.Context, oid raidstorage.OID, before raidstorage.TID) (raidstorage.Revision, error) {
+	before = min(before, raidstorage.MaxTID)
+	leave, c, err := s.enter(ctx)
+	if err != nil {
+		return raidstorage.Revision{}, err
+	}
+	defer leave()
+	if r, ok := s.cache.get(oid, before); ok {
+		return r, nil
+	}
+	s.cache.begin(oid)
+	defer s.cache.end(oid)
+	return s.load(ctx, c, oid, before)
+}
+
+// load asks the server.
+func (s *Storage) load(ctx context.Context, c *conn, oid raidstorage.OID, before raidstorage.TID) (raidstorage.Revision, error) {
+	var found raidstorage.Revision
+	later := false
+	k := c.newCall(zeowire.LoadBefore, func(v zeowire.Value) error {
+		if v.IsNone() {
+			later = true
+			return nil
+		}
+		r, err := c.revision(v)
+		if err != nil {
+			return err
+		}
+		if r.Serial >= before || r.Next != 0 && r.Next < before {
+			return violation("a revision of another time")
+		}
+		found = r
+		s.cache.loaded(c.epoch, oid, r)
+		return nil
+	})
+	err := c.send(ctx, func(w *zeowire.Writer) error {
+		return w.LoadBefore(zeowire.IntID(k.id), oid, before)
+	}, k)
+	if err == nil {
+		err = c.wait(ctx, k)
+	}
+	if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); none || err == nil && later {
+		return raidstorage.Revision{}, &raidstorage.NotFoundError{OID: oid, Later: later}
+	}
+	if err != nil {
+		return raidstorage.Revision{}, c.mapped(k.name, err)
+	}
+	return found, nil
+}
+
+// revision reads (data, serial, end or None), in the reader.
+func (c *conn) revision(v zeowire.Value) (r raidstorage.Revision, err error) {
+	items, _ := v.Items()
+	if len(items) != 3 {
+		return r, violation("no triple")
+	}
+	data, isData := items[0].Bytes()
+	var isSerial, isEnd bool
+	r.Serial, isSerial = items[1].TID()
+	r.Next, isEnd = items[2].TID()
+	if !isData || !isSerial || !isEnd && !items[2].IsNone() {
+		return r, violation("other types")
+	}
+	r.Data = c.own(data)
+	return r, nil
+}

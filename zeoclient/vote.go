@@ -1,0 +1,436 @@
+package zeoclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// A vote takes these steps:
+//
+//	take the commit slot: a connection has one transaction at a time
+//	ask what must be known before: the serials of restored records with blobs, whether
+//	    the data that restored records point to is there (Python's server refuses the
+//	    transaction if it is not), the oids of transactions to undo
+//	send tpc_begin, the changes, vote and lastTransaction, in one write if they are few
+//	the vote's answer: the server's commit lock is ours
+//	lastTransaction: the last tid under the lock. If it was answered before the vote, which
+//	    had to wait then, it is asked for again.
+//	a given tid that is not later than it: abort, for Python's server takes any
+//
+// Finish is one call. Abort is sent and not waited for: what is sent later on the
+// connection comes after it. If the connection is lost the server aborts by itself.
+
+// maxBatch is how many bytes of a transaction are encoded at a time.
+const maxBatch = 1 << 20
+
+// Vote implements raidstorage.Txn. Where the server resolves conflicts itself, what it
+// resolved is refused as a *raidstorage.ConflictError all the same, as the contract
+// has it.
+func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
+	switch t.state {
+	case stateVoted:
+		return raidstorage.Vote{}, &raidstorage.TxnStateError{Op: "vote", State: "voted"}
+	case stateEnded:
+		return raidstorage.Vote{}, &raidstorage.TxnStateError{Op: "vote", State: "ended"}
+	}
+	if err := t.s.begin(ctx); err != nil {
+		t.end()
+		return raidstorage.Vote{}, err
+	}
+	defer t.s.calls.Done()
+	if err := t.s.lock(ctx); err != nil {
+		t.end()
+		return raidstorage.Vote{}, err
+	}
+	c, err := t.s.connection(ctx)
+	if err != nil {
+		t.end()
+		<-t.s.commit
+		return raidstorage.Vote{}, err
+	}
+	t.c, t.id = c, c.ids.Add(1)
+	vote, err := t.vote(ctx)
+	if err != nil {
+		t.rollback()
+		return raidstorage.Vote{}, err
+	}
+	t.state = stateVoted
+	return vote, nil
+}
+
+// lock takes the commit slot.
+func (s *Storage) lock(ctx context.Context) error {
+	select {
+	case s.commit <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closed:
+		return raidstorage.ErrClosed
+	}
+}
+
+// rollback aborts at the server, whatever it knows of the transaction, and gives the
+// commit slot back.
+func (t *txn) rollback() {
+	c, id := t.c, t.id
+	k := c.newCall(zeowire.TPCAbort, nil)
+	if c.post(func(w *zeowire.Writer) error {
+		return w.Message(zeowire.Call(zeowire.IntID(k.id), k.name, zeowire.Int(id)))
+	}, k) == nil {
+		// If the abort is not answered the connection is given up, for only that frees
+		// the server's lock then.
+		c.spawn(func() { _ = c.wait(context.Background(), k) })
+	}
+	t.end()
+	<-t.s.commit
+}
+
+func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
+	if err := t.prepare(ctx); err != nil {
+		return raidstorage.Vote{}, err
+	}
+	var changed, conflicts []raidstorage.OID
+	var read []raidstorage.TID
+	voted := t.c.newCall(zeowire.Vote, func(v zeowire.Value) (err error) {
+		changed, conflicts, read, err = takeVote(v)
+		return err
+	})
+	voted.queues = true
+	var last raidstorage.TID
+	early, floor := false, raidstorage.TID(0)
+	lastCall := t.c.newCall(zeowire.LastTransaction, func(v zeowire.Value) (err error) {
+		select {
+		case <-voted.done:
+		default:
+			early = true
+		}
+		floor = raidstorage.TID(t.c.seen.Load())
+		last, err = t.s.takeLast(v)
+		return err
+	})
+	if err := t.sendAll(ctx, voted, lastCall); err != nil {
+		return raidstorage.Vote{}, err
+	}
+	if err := t.c.wait(ctx, voted); err != nil {
+		t.c.forget(lastCall)
+		return raidstorage.Vote{}, t.refusal(err)
+	}
+	if len(conflicts) > 0 {
+		t.c.forget(lastCall)
+		return raidstorage.Vote{}, t.conflict(ctx, conflicts[0], read[0])
+	}
+	if err := t.c.wait(ctx, lastCall); err != nil {
+		return raidstorage.Vote{}, t.c.mapped(lastCall.name, err)
+	}
+	if early || last < floor {
+		var err error
+		if last, err = t.s.lastTID(ctx, t.c); err != nil {
+			return raidstorage.Vote{}, err
+		}
+	}
+	if t.meta.TID != 0 && t.meta.TID <= last {
+		return raidstorage.Vote{}, &raidstorage.TIDOrderError{TID: t.meta.TID, Last: last}
+	}
+	slices.Sort(changed)
+	changed = slices.Compact(changed)
+	for _, oid := range changed {
+		if i, ours := t.changes[oid]; ours && !t.undid {
+			return raidstorage.Vote{}, t.conflict(ctx, oid, t.ops[i].tid)
+		}
+	}
+	t.also = changed
+	return raidstorage.Vote{Changed: slices.Clone(changed), Last: last}, nil
+}
+
+// takeVote reads the reply to a vote: the oids that the server changed, or, where the
+// client resolves conflicts, the conflicts.
+func takeVote(v zeowire.Value) (changed, conflicts []raidstorage.OID, read []raidstorage.TID, err error) {
+	if v.IsNone() {
+		return nil, nil, nil, nil
+	}
+	items, ok := v.Items()
+	if !ok {
+		return nil, nil, nil, violation("no list")
+	}
+	for _, item := range items {
+		if oid, ok := item.OID(); ok {
+			changed = append(changed, oid)
+			continue
+		}
+		member, _ := item.Get("oid")
+		oid, ok := member.OID()
+		member, _ = item.Get("serials")
+		serials, _ := member.Items()
+		if !ok || len(serials) != 2 {
+			return nil, nil, nil, violation("neither an oid nor a conflict")
+		}
+		tid, _ := serials[1].TID()
+		conflicts, read = append(conflicts, oid), append(read, tid)
+	}
+	return changed, conflicts, read, nil
+}
+
+// conflict makes the error of a conflict that the server resolved, or left to us. The
+// lock is held, or was a moment ago.
+func (t *txn) conflict(ctx context.Context, oid raidstorage.OID, read raidstorage.TID) error {
+	var committed raidstorage.TID
+	answer, err := t.askSerial(ctx, oid, &committed)
+	if err == nil {
+		err = answer()
+	}
+	if err != nil {
+		return err
+	}
+	return &raidstorage.ConflictError{OID: oid, Committed: committed, Read: read}
+}
+
+// maxQuestions is how many questions of prepare are under way at the same time.
+const maxQuestions = 64
+
+// prepare asks for what must be known before, many questions at a time.
+func (t *txn) prepare(ctx context.Context) error {
+	var waiting []func() error
+	answers := func() error {
+		for _, answer := range waiting {
+			if err := answer(); err != nil {
+				return err
+			}
+		}
+		waiting = waiting[:0]
+		return nil
+	}
+	for i := range t.ops {
+		o := &t.ops[i]
+		var answer func() error
+		var err error
+		switch {
+		case o.dropped:
+		case o.current:
+			answer, err = t.askSerial(ctx, o.oid, &o.tid)
+		case o.kind == opRestore && o.dataTID != 0:
+			answer, err = t.askData(ctx, o)
+		}
+		if err != nil {
+			return err
+		}
+		if answer != nil {
+			waiting = append(waiting, answer)
+		}
+		if len(waiting) == maxQuestions {
+			if err := answers(); err != nil {
+				return err
+			}
+		}
+	}
+	return answers()
+}
+
+// askSerial asks for an object's current serial, 0 if there is no such object. The
+// function it returns waits for the answer.
+func (t *txn) askSerial(ctx context.Context, oid raidstorage.OID, serial *raidstorage.TID) (func() error, error) {
+	var tid raidstorage.TID
+	k := t.c.newCall(zeowire.GetTID, func(v zeowire.Value) error {
+		var ok bool
+		if tid, ok = v.TID(); !ok {
+			return violation("no tid")
+		}
+		return nil
+	})
+	if err := t.c.start(ctx, k, zeowire.OID(oid)); err != nil {
+		return nil, err
+	}
+	return func() error {
+		err := t.c.wait(ctx, k)
+		if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); none {
+			*serial = 0
+			return nil
+		}
+		if err != nil {
+			return t.c.mapped(k.name, err)
+		}
+		*serial = tid
+		return nil
+	}, nil
+}
+
+// askData drops a restored record's pointer if the data that it points to is not
+// there: Python's server raises an UndoError for an unknown transaction.
+func (t *txn) askData(ctx context.Context, o *op) (func() error, error) {
+	same := false
+	k := t.c.newCall(zeowire.LoadBefore, func(v zeowire.Value) error {
+		if v.IsNone() {
+			return nil
+		}
+		items, _ := v.Items()
+		if len(items) != 3 {
+			return violation("no triple")
+		}
+		data, _ := items[0].Bytes()
+		serial, _ := items[1].TID()
+		same = serial == o.dataTID && bytes.Equal(data, o.data)
+		return nil
+	})
+	if err := t.c.start(ctx, k, zeowire.OID(o.oid), zeowire.TID(min(o.dataTID, raidstorage.MaxTID-1)+1)); err != nil {
+		return nil, err
+	}
+	return func() error {
+		err := t.c.wait(ctx, k)
+		if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); err != nil && !none {
+			return t.c.mapped(k.name, err)
+		}
+		if !same {
+			o.dataTID = 0
+		}
+		return nil
+	}, nil
+}
+
+// sendAll sends the whole transaction, and the calls after it.
+func (t *txn) sendAll(ctx context.Context, voted, last *call) error {
+	next := 0
+	write := func(w *zeowire.Writer) error {
+		for before := w.Len(); next < len(t.ops) && w.Len()-before < maxBatch; next++ {
+			if err := t.writeOp(w, &t.ops[next]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	blobs := t.blobs()
+	end := func(w *zeowire.Writer) error {
+		if next < len(t.ops) || len(blobs) > 0 {
+			return nil
+		}
+		if err := w.Message(zeowire.Call(zeowire.IntID(voted.id), voted.name, zeowire.Int(t.id))); err != nil {
+			return err
+		}
+		return w.Message(zeowire.Call(zeowire.IntID(last.id), last.name))
+	}
+	err := t.c.send(ctx, func(w *zeowire.Writer) error {
+		return firstError(w, t.begin, write, end)
+	}, voted, last)
+	for err == nil && next < len(t.ops) {
+		err = t.c.send(ctx, func(w *zeowire.Writer) error { return firstError(w, write, end) })
+	}
+	if err != nil || len(blobs) == 0 {
+		return err
+	}
+	for _, o := range blobs {
+		if err := t.upload(ctx, o); err != nil {
+			return err
+		}
+	}
+	blobs = nil
+	return t.c.send(ctx, end)
+}
+
+// blobs returns the stores with blobs, the last one first: Python's server takes them
+// from the end of its list.
+func (t *txn) blobs() []*op {
+	var blobs []*op
+	for i := range slices.Backward(t.ops) {
+		if t.ops[i].blob != nil {
+			blobs = append(blobs, &t.ops[i])
+		}
+	}
+	return blobs
+}
+
+// firstError runs steps until one fails.
+func firstError(w *zeowire.Writer, steps ...func(*zeowire.Writer) error) error {
+	for _, step := range steps {
+		if err := step(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *txn) begin(w *zeowire.Writer) error {
+	tid := zeowire.None()
+	if t.meta.TID != 0 {
+		tid = zeowire.TID(t.meta.TID)
+	}
+	return w.Message(zeowire.AsyncCall(zeowire.TPCBegin, zeowire.Int(t.id), zeowire.Bytes(t.meta.User), zeowire.Bytes(t.meta.Description),
+		t.extension, tid, zeowire.Text(string(rune(t.meta.Status)))))
+}
+
+// writeOp encodes a change. Blobs come later.
+func (t *txn) writeOp(w *zeowire.Writer, o *op) error {
+	if o.dropped || o.blob != nil {
+		return nil
+	}
+	oid, serial, id := zeowire.OID(o.oid), zeowire.TID(o.tid), zeowire.Int(t.id)
+	switch o.kind {
+	case opStore:
+		return w.StoreA(o.oid, o.tid, o.data, t.id)
+	case opDelete:
+		return w.Message(zeowire.AsyncCall(zeowire.DeleteObject, oid, serial, id))
+	case opCheck:
+		return w.Message(zeowire.AsyncCall(zeowire.CheckCurrentSerial, oid, serial, id))
+	case opUndo:
+		return w.Message(zeowire.AsyncCall(zeowire.UndoA, zeowire.Bytes(undoID(o.tid)), id))
+	}
+	data, from := zeowire.None(), zeowire.None()
+	if o.data != nil {
+		data = zeowire.Bytes(o.data)
+	}
+	if o.dataTID != 0 {
+		from = zeowire.TID(o.dataTID)
+	}
+	return w.Message(zeowire.AsyncCall(zeowire.RestoreA, oid, serial, data, from, id))
+}
+
+// refusal turns the exception of a vote into an error of the contract.
+func (t *txn) refusal(err error) error {
+	e, ok := errors.AsType[*exceptionError](err)
+	if !ok {
+		return err
+	}
+	exc := e.exc
+	if c, ok := exc.Conflict(); ok {
+		if exc.Class == zeowire.ClassReadConflict {
+			return &raidstorage.ReadConflictError{OID: c.OID, Committed: c.Committed, Read: c.Read}
+		}
+		return &raidstorage.ConflictError{OID: c.OID, Committed: c.Committed, Read: c.Read}
+	}
+	if failures, ok := exc.UndoFailures(); ok {
+		refused := &raidstorage.UndoError{TID: t.firstUndo(), Reason: "the server refuses"}
+		if len(failures) > 0 {
+			refused.OID, refused.Reason = failures[0].OID, failures[0].Reason
+		}
+		return refused
+	}
+	switch exc.Class {
+	case zeowire.ClassPOSKey, zeowire.ClassKeyError:
+		if t.undid {
+			return &raidstorage.UndoError{TID: t.firstUndo(), Reason: fmt.Sprintf("the server has no %v", exc.State())}
+		}
+		if items, _ := exc.Args.Items(); len(items) > 0 {
+			if oid, ok := items[0].OID(); ok {
+				return &raidstorage.NotFoundError{OID: oid}
+			}
+		}
+	case zeowire.ClassUndo:
+		return &raidstorage.UndoError{TID: t.firstUndo(), Reason: exc.State().String()}
+	}
+	return t.c.mapped(zeowire.Vote, err)
+}
+
+// firstUndo is the transaction that an undo error is about: the server does not say
+// which one, and there is hardly ever more than one.
+func (t *txn) firstUndo() raidstorage.TID {
+	for _, o := range t.ops {
+		if o.kind == opUndo {
+			return o.tid
+		}
+	}
+	return 0
+}
