@@ -1,0 +1,6 @@
+package zeoserver_test
+
+import "time"
+
+// noDeadline is for connections that have no need of one.
+var noDeadline = time.Time{}
