@@ -68,18 +68,21 @@ func (c *conn) storeBlobEnd(k call, args *arguments) error {
 		return err
 	}
 	u := c.upload
-	if s := t.is(); s != staging && s != resolving {
+	if s := t.is(); s != staging && s != resolving { // as in stage
 		c.upload = nil
 		u.discard()
 		k.reply(zeowire.None())
 		return nil
 	}
-	o.blob = u.file.Name()
-	if err := c.stage(k, args.at(3), o, data); err != nil {
+	if err := u.file.Close(); err != nil {
 		return err
 	}
-	c.upload = nil // the transaction removes the file
-	return u.file.Close()
+	c.upload = nil // from here on the transaction removes the file
+	if err := t.log.addBlob(o, data, u.file.Name()); err != nil {
+		return err
+	}
+	k.reply(zeowire.None())
+	return nil
 }
 
 // storeBlobShared is for clients that share the server's blob directory. Where a
@@ -92,6 +95,10 @@ func (c *conn) storeBlobShared(k call, args *arguments) error {
 // blobChunk is how much of a blob goes into a message; ZEO's clients and servers use
 // the same size.
 const blobChunk = 59000
+
+// blobRoom is how much may wait to be sent before the next part of a blob: enough to
+// keep the connection busy, and little for others to wait behind.
+const blobRoom = 512 << 10
 
 // sendBlob streams a blob: before the reply, its parts. It waits while the client
 // does not read, so that no more than the outbox is in memory.
@@ -142,7 +149,7 @@ func (c *conn) streamBlob(ctx context.Context, oid raidstorage.OID, serial raids
 }
 
 func (c *conn) sendPart(m zeowire.Message) error {
-	ok, err := c.out.sendWhenRoom(func(w *zeowire.Writer) error { return w.Message(m) })
+	ok, err := c.out.sendWhenRoom(blobRoom, func(w *zeowire.Writer) error { return w.Message(m) })
 	if err == nil && !ok {
 		err = context.Cause(c.dead)
 		if err == nil {

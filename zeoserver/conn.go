@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -60,7 +61,7 @@ type conn struct {
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, slots: make(chan struct{}, s.cfg.MaxInFlight), readOnly: s.cfg.ReadOnly}
 	c.dead, c.kill = context.WithCancelCause(context.Background())
-	c.out.init(s.cfg.SendBufferBytes)
+	c.out.init(s.cfg.SendBufferBytes, c.cut)
 	c.slow.init(c)
 	c.blobs.init(c)
 	c.iterators.init()
@@ -73,7 +74,12 @@ func newConn(s *Server, nc net.Conn) *conn {
 func (c *conn) close(reason error) {
 	c.kill(reason)
 	c.out.end()
-	// The close of a TLS connection may wait to say goodbye, so close what is below it.
+	c.cut()
+}
+
+// cut closes the connection at once: the close of a TLS connection may wait to say
+// goodbye, so it closes what is below it.
+func (c *conn) cut() {
 	if t, ok := c.nc.(interface{ NetConn() net.Conn }); ok {
 		t.NetConn().Close()
 		return
@@ -85,9 +91,12 @@ func (c *conn) close(reason error) {
 func (c *conn) serve() {
 	c.group.Go(c.write)
 	err := c.read()
-	if errors.Is(err, errFlush) {
+	switch {
+	case errors.Is(err, errFlush):
 		c.out.end() // the writer sends what is there
-	} else {
+	case c.out.tooSlow():
+		c.close(errSlow)
+	default:
 		c.close(err)
 	}
 	if c.store != nil {
@@ -108,7 +117,7 @@ var errFlush = errors.New("the answer is complete")
 func (c *conn) write() {
 	err := c.out.write(c.nc, c.srv.cfg.WriteTimeout)
 	switch {
-	case c.out.tooSlow():
+	case c.out.tooSlow(), errors.Is(err, os.ErrDeadlineExceeded):
 		err = errSlow
 	case err == nil:
 		err = errFlush
@@ -144,7 +153,7 @@ func (c *conn) read() (err error) {
 		return err
 	}
 	c.out.send(func(w *zeowire.Writer) error { return w.Raw(c.srv.announcement().Handshake()) })
-	frames := zeowire.NewFrameReader(bufio.NewReaderSize(c.nc, 32<<10), zeowire.MaxHandshake)
+	frames := zeowire.NewFrameReader(bufio.NewReaderSize(c.nc, 16<<10), zeowire.MaxHandshake)
 	body, err := frames.Next()
 	if err != nil {
 		return err

@@ -25,7 +25,9 @@ func (k call) reply(v zeowire.Value) {
 // client does not read.
 func (k call) replyWhenRoom(v zeowire.Value) {
 	if !k.async {
-		k.send(zeowire.ValueReply(k.id, v), k.c.out.sendWhenRoom)
+		k.send(zeowire.ValueReply(k.id, v), func(encode func(*zeowire.Writer) error) (bool, error) {
+			return k.c.out.sendWhenRoom(k.c.out.forAnswers(), encode)
+		})
 	}
 }
 

@@ -39,7 +39,7 @@ func exceptionOf(err error) *zeowire.Exception {
 		return zeowire.ReadConflictError(zeowire.Conflict{OID: e.OID, Committed: e.Committed, Read: e.Read})
 	}
 	if e, ok := errors.AsType[*raidstorage.UndoError](err); ok {
-		return undoError(e)
+		return undoError(e, e.OID != 0)
 	}
 	if _, ok := errors.AsType[*raidstorage.ReadOnlyError](err); ok {
 		return zeowire.ReadOnlyError()
@@ -57,14 +57,35 @@ func conflictOf(e *raidstorage.ConflictError, data []byte) *zeowire.Exception {
 }
 
 // undoError tells objects in the way, of which ZODB makes MultipleUndoErrors, from
-// transactions that cannot be undone at all. An object in the way may be the root
-// object, oid 0, of which UndoError cannot be told from none: then the text says it.
-func undoError(e *raidstorage.UndoError) *zeowire.Exception {
+// transactions that cannot be undone at all.
+func undoError(e *raidstorage.UndoError, object bool) *zeowire.Exception {
 	failure := zeowire.UndoFailure{OID: e.OID, Reason: e.Reason}
-	if e.OID != 0 {
+	if object {
 		return zeowire.MultipleUndoErrors([]zeowire.UndoFailure{failure})
 	}
 	return zeowire.UndoError(failure, false)
+}
+
+// undoError is what a client gets of a vote that failed so. The object in the way may
+// be the root object, oid 0, which e does not tell from none; the log does.
+func (st *served) undoError(ctx context.Context, e *raidstorage.UndoError) *zeowire.Exception {
+	if e.OID != 0 {
+		return undoError(e, true)
+	}
+	for txn, err := range st.storage.Iterate(ctx, e.TID, e.TID) {
+		if err != nil || txn.Status == raidstorage.StatusPacked {
+			break
+		}
+		for rec, err := range txn.Records {
+			if err != nil {
+				break
+			}
+			if rec.OID == 0 {
+				return undoError(e, true)
+			}
+		}
+	}
+	return undoError(e, false)
 }
 
 func storageError(err error) *zeowire.Exception {

@@ -64,7 +64,7 @@ func (c *conn) load(k call, oid raidstorage.OID, before raidstorage.TID) {
 			}
 			return
 		}
-		c.out.lockForRoom()
+		c.out.lockForRoom(c.out.forAnswers())
 		if rev.Next == 0 && !c.out.ended {
 			tid, known := c.out.recent.changedLocked(mark, oid, rev.Serial)
 			if !known || (tid != 0 && tid < before && try < maxReloads) {

@@ -20,7 +20,8 @@ const writeStep = 256 << 10
 // answers to what the client asked for, wait for room; what cannot wait, such as
 // invalidations, fails the connection when there is too much.
 type outbox struct {
-	limit int // bytes, of what waits and what is being written
+	limit int    // bytes, of what waits and what is being written
+	cut   func() // ends the connection of a client that is too slow; it takes no locks
 
 	mu      sync.Mutex // guards the fields below; never held while writing
 	more    sync.Cond  // there is something to write, or the end
@@ -34,8 +35,8 @@ type outbox struct {
 	recent  recent
 }
 
-func (o *outbox) init(limit int) {
-	o.limit = limit
+func (o *outbox) init(limit int, cut func()) {
+	o.limit, o.cut = limit, cut
 	o.more.L, o.room.L = &o.mu, &o.mu
 	// Handshakes are raw frames, the same in both encodings.
 	o.queue = &zeowire.Writer{Encoding: zeowire.Pickle}
@@ -76,25 +77,29 @@ func (o *outbox) openLocked() bool {
 	if o.queue.Len()+o.writing > o.limit {
 		o.slow = true
 		o.endLocked()
+		o.cut() // the writer may be waiting for the client
 		return false
 	}
 	return true
 }
 
-// lockForRoom locks mu when there is room for an answer that can wait, or the
-// connection has ended.
-func (o *outbox) lockForRoom() {
+// lockForRoom locks mu when no more than most bytes wait, or the connection has ended.
+func (o *outbox) lockForRoom(most int) {
 	o.mu.Lock()
-	for !o.ended && o.queue.Len()+o.writing > o.limit/4 {
+	for !o.ended && o.queue.Len()+o.writing > most {
 		o.waiters++
 		o.room.Wait()
 		o.waiters--
 	}
 }
 
-// sendWhenRoom is send for those who can wait.
-func (o *outbox) sendWhenRoom(encode func(w *zeowire.Writer) error) (bool, error) {
-	o.lockForRoom()
+// forAnswers is how much may wait before an answer that can wait: the rest of the
+// limit is for what cannot.
+func (o *outbox) forAnswers() int { return o.limit / 4 }
+
+// sendWhenRoom is send for those who can wait until no more than most bytes do.
+func (o *outbox) sendWhenRoom(most int, encode func(w *zeowire.Writer) error) (bool, error) {
+	o.lockForRoom(min(most, o.forAnswers()))
 	defer o.mu.Unlock()
 	return o.sendLocked(encode)
 }

@@ -66,7 +66,9 @@ func (st *served) stop() {
 }
 
 // isReadOnly asks the storage, as it may become so.
-func (st *served) isReadOnly(ctx context.Context) bool {
+func (st *served) isReadOnly(ctx context.Context, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	tx, err := st.storage.Begin(ctx, raidstorage.Meta{})
 	if err != nil {
 		_, readOnly := errors.AsType[*raidstorage.ReadOnlyError](err)

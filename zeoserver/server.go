@@ -100,8 +100,12 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) pause(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
-	<-t.C
-	return !s.isStopping()
+	select {
+	case <-t.C:
+		return true
+	case <-s.dead.Done():
+		return false
+	}
 }
 
 func (s *Server) addListener(l net.Listener) bool {

@@ -19,7 +19,7 @@ func (c *conn) register(k call, args *arguments) error {
 	if !ok {
 		return zeowire.ValueError("unknown storage: " + name)
 	}
-	if !readOnly && (c.readOnly || st.isReadOnly(c.dead)) {
+	if !readOnly && (c.readOnly || st.isReadOnly(c.dead, c.srv.cfg.HandshakeTimeout)) {
 		return zeowire.ReadOnlyError()
 	}
 	c.readOnly = c.readOnly || readOnly

@@ -40,10 +40,11 @@ type txn struct {
 	settled bool
 
 	// Of the goroutine that votes, then of the one that ends the transaction.
-	votes  int
-	tx     raidstorage.Txn // of the storage, once voted
-	vote   raidstorage.Vote
-	ticket *ticket
+	votes   int
+	tx      raidstorage.Txn // of the storage, once voted
+	vote    raidstorage.Vote
+	changed []raidstorage.OID
+	ticket  *ticket
 }
 
 func (t *txn) is() txnState {

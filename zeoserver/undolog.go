@@ -25,28 +25,23 @@ func (c *conn) extension(meta raidstorage.Meta) zeowire.Value {
 // describe makes the dict of an undo log or a history: ext, then the entries.
 // override says whether an extension's key wins over ours, as in undo logs.
 func (c *conn) describe(meta raidstorage.Meta, override bool, own ...zeowire.Pair) zeowire.Value {
-	ext, _ := c.extension(meta).Pairs()
-	pairs := make([]zeowire.Pair, 0, len(own)+len(ext)/2)
-	taken := func(v zeowire.Value) bool {
-		name, ok := v.Text()
-		for _, p := range own {
-			if n, _ := p.Key.Text(); ok && n == name {
-				return true
-			}
-		}
-		return false
+	dict := c.extension(meta)
+	ext, _ := dict.Pairs()
+	if len(ext) == 0 {
+		return zeowire.Dict(own...)
 	}
+	pairs := make([]zeowire.Pair, 0, len(own)+len(ext)/2)
+	names := make(map[string]bool, len(own))
 	for _, p := range own {
-		if override {
-			name, _ := p.Key.Text()
-			if v, ok := c.extension(meta).Get(name); ok {
-				p.Value = v
-			}
+		name, _ := p.Key.Text()
+		names[name] = true
+		if v, ok := dict.Get(name); ok && override {
+			p.Value = v
 		}
 		pairs = append(pairs, p)
 	}
 	for i := 0; i+1 < len(ext); i += 2 {
-		if !taken(ext[i]) {
+		if name, ok := ext[i].Text(); !ok || !names[name] {
 			pairs = append(pairs, zeowire.Pair{Key: ext[i], Value: ext[i+1]})
 		}
 	}

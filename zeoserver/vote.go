@@ -105,7 +105,7 @@ func (t *txn) tryVote(ctx context.Context) (conflicts []zeowire.Value, err error
 	if err != nil {
 		return nil, err
 	}
-	if err = t.log.replay(ctx, tx, t.meta.TID, t.votes > 1); err == nil {
+	if t.changed, err = t.log.replay(ctx, tx, t.votes > 1); err == nil {
 		t.vote, err = tx.Vote(ctx)
 	}
 	if err == nil {
@@ -116,24 +116,32 @@ func (t *txn) tryVote(ctx context.Context) (conflicts []zeowire.Value, err error
 	if abortErr := abort(tx); abortErr != nil && expected(err) {
 		t.c.logger().Warn("a refused transaction could not be aborted", "storage", st.name, "err", abortErr)
 	}
+	return t.refused(ctx, err)
+}
+
+// refused counts conflicts, and says what the client gets of a vote that failed: the
+// conflicts that it may resolve, or an error.
+func (t *txn) refused(ctx context.Context, err error) ([]zeowire.Value, error) {
+	if raidstorage.Classify(err) != raidstorage.ClassAnswer {
+		return nil, err
+	}
+	if _, ok := errors.AsType[*raidstorage.ReadConflictError](err); ok {
+		t.c.store.stats.conflicts.Add(1)
+	}
+	if undo, ok := errors.AsType[*raidstorage.UndoError](err); ok {
+		return nil, t.c.store.undoError(ctx, undo)
+	}
 	conflict, ok := errors.AsType[*raidstorage.ConflictError](err)
-	if !ok || raidstorage.Classify(err) != raidstorage.ClassAnswer {
-		if _, ok := errors.AsType[*raidstorage.ReadConflictError](err); ok {
-			st.stats.conflicts.Add(1)
-		}
+	if !ok {
 		return nil, err
 	}
-	st.stats.conflicts.Add(1)
-	o := t.log.stored(conflict.OID)
-	if o == nil { // a deletion
-		return nil, err
-	}
-	if t.c.srv.cfg.ClientConflictResolution {
-		return t.conflicts(ctx, conflict)
-	}
-	data, dataErr := t.log.dataOf(o)
+	t.c.store.stats.conflicts.Add(1)
+	data, dataErr := t.log.stored(conflict.OID)
 	if dataErr != nil {
 		return nil, dataErr
+	}
+	if data != nil && t.c.srv.cfg.ClientConflictResolution { // else it is a deletion
+		return t.conflicts(ctx, conflict)
 	}
 	return nil, conflictOf(conflict, data)
 }
@@ -142,37 +150,36 @@ func (t *txn) tryVote(ctx context.Context) (conflicts []zeowire.Value, err error
 // storage named: the client resolves them at one go. Nobody else votes meanwhile, so
 // what is current stays so, unless the storage has other users.
 func (t *txn) conflicts(ctx context.Context, first *raidstorage.ConflictError) ([]zeowire.Value, error) {
+	final, err := t.log.final()
+	if err != nil {
+		return nil, err
+	}
 	var found []zeowire.Value
-	final := t.log.final()
-	for i := range t.log.ops {
-		o := &t.log.ops[i]
-		if at, ok := final[o.oid]; !ok || at != i {
-			continue
+	err = t.log.each(func(i int, o *op) error {
+		if last, ok := final[o.oid]; !ok || last.index != i {
+			return nil
 		}
 		committed := first.Committed
 		if o.oid != first.OID {
 			rev, err := t.c.store.storage.LoadBefore(ctx, o.oid, raidstorage.MaxTID)
 			if _, missing := errors.AsType[*raidstorage.NotFoundError](err); missing {
-				continue
+				return nil
 			}
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if committed = rev.Serial; committed == o.serial {
-				continue
+				return nil
 			}
-		}
-		data, err := t.log.dataOf(o)
-		if err != nil {
-			return nil, err
 		}
 		found = append(found, zeowire.Dict(
 			zeowire.Entry("oid", zeowire.OID(o.oid)),
 			zeowire.Entry("serials", zeowire.Tuple(zeowire.TID(committed), zeowire.TID(o.serial))),
-			zeowire.Entry("data", zeowire.Bytes(data)),
+			zeowire.Entry("data", zeowire.Bytes(o.data)),
 		))
-	}
-	return found, nil
+		return nil
+	})
+	return found, err
 }
 
 // tpcFinish finishes what has voted. Of an unknown transaction, and of one that has
@@ -192,6 +199,8 @@ func (c *conn) tpcFinish(k call, args *arguments) error {
 	}
 	c.txn = nil // the next one may begin
 	c.spawn(k.method, func() {
+		defer t.settle() // both without effect but after a panic
+		defer t.release()
 		<-t.done
 		t.mu.Lock()
 		t.stopTimerLocked()
@@ -232,7 +241,7 @@ func (t *txn) finish(k call) {
 	}
 	st.stats.commits.Add(1)
 	info := zeowire.AsyncCall(zeowire.Info, st.sizeInfo(ctx))
-	oids := append(t.log.changed(), t.vote.Changed...)
+	oids := append(t.changed, t.vote.Changed...)
 	ticket := t.ticket
 	t.ticket = nil
 	t.release()
@@ -261,7 +270,7 @@ func (t *txn) lostFinish(ctx context.Context) {
 	}
 	ticket := t.ticket
 	t.ticket = nil
-	st.order.finished(ticket, last, append(t.log.changed(), t.vote.Changed...), nil)
+	st.order.finished(ticket, last, append(t.changed, t.vote.Changed...), nil)
 }
 
 // tpcAbort aborts, of an unknown transaction it answers None.
