@@ -67,10 +67,13 @@ func (b *builder) timeouts(s *section, v *raidstorage.Timeouts) {
 	var all time.Duration
 	s.duration("timeout", &all, parseInterval, minTimeout, maxTimeout)
 	*v = raidstorage.Timeouts{Open: all, Vote: all, Finish: all, Read: all}
-	for key, field := range map[string]*time.Duration{
-		"open-timeout": &v.Open, "vote-timeout": &v.Vote, "finish-timeout": &v.Finish, "read-timeout": &v.Read,
+	for _, k := range []struct {
+		key   string
+		field *time.Duration
+	}{
+		{"open-timeout", &v.Open}, {"vote-timeout", &v.Vote}, {"finish-timeout", &v.Finish}, {"read-timeout", &v.Read},
 	} {
-		s.duration(key, field, parseInterval, minTimeout, maxTimeout)
+		s.duration(k.key, k.field, parseInterval, minTimeout, maxTimeout)
 	}
 }
 

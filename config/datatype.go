@@ -16,7 +16,7 @@ import (
 // faults, where Python goes on.
 
 func parseInt(s string) (int64, error) {
-	s = strip(s)
+	s = strings.TrimSpace(s)
 	digits := strings.TrimPrefix(strings.TrimPrefix(s, "-"), "+")
 	if len(s)-len(digits) > 1 || !digitGroups(digits) {
 		return 0, fmt.Errorf("%s is not an integer", quote(s))
@@ -40,7 +40,7 @@ func digitGroups(s string) bool {
 
 // parseSeconds reads a float, which must be a finite number of seconds.
 func parseSeconds(s string) (time.Duration, error) {
-	s = strip(s)
+	s = strings.TrimSpace(s)
 	plain := s
 	for i := 1; i < len(s)-1; i++ { // "_" stands between digits only
 		if s[i] == '_' && isDigit(s[i-1]) && isDigit(s[i+1]) {

@@ -77,7 +77,8 @@ func includedPath(base, name string) (string, error) {
 	if strings.Contains(name, "#") {
 		return "", fmt.Errorf("%s: a path must not have a \"#\" in it", quote(name))
 	}
-	// ZConfig goes by way of URLs.
+	// ZConfig goes by way of URLs, from which Python removes these.
+	name = strings.NewReplacer("\t", "", "\r", "", "\n", "").Replace(name)
 	if plain, err := url.PathUnescape(name); err == nil {
 		name = plain
 	}

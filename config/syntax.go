@@ -54,7 +54,7 @@ func (p *parser) top() *node { return p.stack[len(p.stack)-1] }
 
 // parse reads text, the contents of the file.
 func (p *parser) parse(text string) {
-	if !p.check(text) {
+	if p.stop = !p.check(text); p.stop {
 		return
 	}
 	for line := range strings.Lines(text) {

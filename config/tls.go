@@ -11,6 +11,11 @@ import (
 	"regexp"
 )
 
+// ClientConfig makes what crypto/tls needs of a client's section. Without CheckHostname
+// all but the name of the server's certificate is verified; with it, and without
+// ServerHostname, the caller must set ServerName to the host it dials.
+func (t *TLS) ClientConfig() (*tls.Config, error) { return t.config(false) }
+
 // config makes what crypto/tls needs. Both sides must show certificates, as with ZEO.
 func (t *TLS) config(server bool) (*tls.Config, error) {
 	own, err := tls.LoadX509KeyPair(t.Certificate, or(t.Key, t.Certificate))
