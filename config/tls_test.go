@@ -76,7 +76,11 @@ func newAuthority(t testing.TB, dir, name string) *authority {
 // sign makes name.pem with the certificate and the key.
 func (a *authority) sign(t testing.TB, dir, name string) string {
 	t.Helper()
-	key := newKey(t)
+	return a.signWith(t, dir, name, newKey(t))
+}
+
+func (a *authority) signWith(t testing.TB, dir, name string, key *ecdsa.PrivateKey) string {
+	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, template(name), a.cert, &key.PublicKey, a.key)
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +140,7 @@ func TestServersAskForCertificates(t *testing.T) {
 			"strange server":          {ask("certificate "+client, "authenticate "+other.file, name), "unknown authority"},
 			"strange server, no name": {ask("certificate "+client, "authenticate "+other.file, "check-hostname off"), "unknown authority"},
 			"the system's":            {ask("certificate "+client, name), "unknown authority"},
-			"strange client":          {ask("certificate "+stranger, trust, name), "unknown authority"},
+			"strange client":          {ask("certificate "+stranger, trust, name), "didn't provide a certificate"},
 		} {
 			if got := handshake(t, l, test.tls); test.want == "" && got != "" || !strings.Contains(got, test.want) {
 				t.Errorf("%s: %q, want %q", what, got, test.want)
@@ -178,6 +182,33 @@ func handshake(t testing.TB, l net.Listener, v *config.TLS) string {
 	return ""
 }
 
+func TestACertificateThatNobodySignedIsTrustedWhereItIsNamed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	own := func(name string) string {
+		a := &authority{cert: template(name), key: newKey(t)}
+		return a.signWith(t, dir, name, a.key)
+	}
+	server, client, other := own("db.example"), own("app.example"), own("other.example")
+	c := load(t, "<zeo>\naddress 127.0.0.1:0\n<ssl>\ncertificate "+server+"\nauthenticate "+client+
+		"\n</ssl>\n</zeo>\n<mappingstorage/>\n", nil)
+	all, err := c.Server.Listen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { all[0].Close() })
+	trust, name := "authenticate "+server, "server-hostname db.example"
+	if got := handshake(t, all[0], clientTLS(t, "certificate "+client, trust, name)); got != "" {
+		t.Errorf("the named client: %s", got)
+	}
+	if got := handshake(t, all[0], clientTLS(t, "certificate "+client, trust, "check-hostname off")); got != "" {
+		t.Errorf("the named client, without a check of the name: %s", got)
+	}
+	if got := handshake(t, all[0], clientTLS(t, "certificate "+other, trust, name)); got == "" {
+		t.Error("another client was let in")
+	}
+}
+
 func TestCertificatesAreCheckedWhenTheFileIsRead(t *testing.T) {
 	t.Parallel()
 	dir := makeDirs(t, "empty", "bad")
@@ -195,14 +226,14 @@ func TestCertificatesAreCheckedWhenTheFileIsRead(t *testing.T) {
 	writePEM(t, filepath.Join(dir, "bad", "00000000.0"), "CERTIFICATE", []byte("x"))
 	writePEM(t, filepath.Join(dir, "nothing"), "X", nil)
 	for what, lines := range map[string]string{
-		"no such file":               "certificate " + own + "\nauthenticate " + dir + "/none",
-		"hashed names":               "certificate " + own + "\nauthenticate " + dir + "/empty",
-		"malformed certificate":      "certificate " + own + "\nauthenticate " + dir + "/bad",
-		"there is no certificate":    "certificate " + own + "\nauthenticate " + dir + "/nothing",
-		"revocation lists":           "certificate " + own + "\nauthenticate " + revoking,
-		"failed to find any PEM":     "certificate " + dir + "/nothing\nauthenticate " + own,
-		"PRIVATE KEY":                "certificate " + ca.file + "\nauthenticate " + own,
-		"needs the key authenticate": "certificate " + own,
+		"no such file":                 "certificate " + own + "\nauthenticate " + dir + "/none",
+		"hashed names":                 "certificate " + own + "\nauthenticate " + dir + "/empty",
+		"malformed certificate":        "certificate " + own + "\nauthenticate " + dir + "/bad",
+		"there is no certificate":      "certificate " + own + "\nauthenticate " + dir + "/nothing",
+		"revocation lists":             "certificate " + own + "\nauthenticate " + revoking,
+		`failed to find "CERTIFICATE"`: "certificate " + dir + "/nothing\nauthenticate " + own,
+		"rather than a key":            "certificate " + ca.file + "\nauthenticate " + own,
+		"needs the key authenticate":   "certificate " + own,
 	} {
 		path := write(t, map[string]string{"zeo.conf": "<zeo>\naddress 1\n<ssl>\n" + lines + "\n</ssl>\n</zeo>\n<mappingstorage/>\n"})
 		_, err := config.Load(path, env(nil))
