@@ -2,6 +2,7 @@ package zeoserver
 
 import (
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -32,19 +33,43 @@ func (a *arguments) at(i int) zeowire.Value {
 func (a *arguments) has(i int) bool { return !a.at(i).IsNone() }
 
 func (a *arguments) oid(i int) raidstorage.OID {
-	v, ok := a.at(i).OID()
+	v := a.at(i)
+	if oid, ok := v.OID(); ok {
+		return oid
+	}
+	n, ok := eightChars(v)
 	if !ok {
 		a.wrong(i, "an oid")
 	}
-	return v
+	return raidstorage.OID(n)
 }
 
 func (a *arguments) tid(i int) raidstorage.TID {
-	v, ok := a.at(i).TID()
+	v := a.at(i)
+	if tid, ok := v.TID(); ok {
+		return tid
+	}
+	n, ok := eightChars(v)
 	if !ok {
 		a.wrong(i, "a tid")
 	}
-	return v
+	return raidstorage.TID(n)
+}
+
+// eightChars reads an oid or tid that is a text of 8 characters, each a byte: code
+// that was written for Python 2 has literals of that type.
+func eightChars(v zeowire.Value) (n uint64, ok bool) {
+	text, ok := v.Text()
+	if !ok || utf8.RuneCountInString(text) != 8 {
+		return 0, false
+	}
+	for _, r := range text {
+		if r > 0xff {
+			return 0, false
+		}
+		n = n<<8 | uint64(r)
+	}
+	return n, true
 }
 
 // tidOr is a tid, or def for None.

@@ -45,20 +45,21 @@ func (c *conn) getInfo(k call, args *arguments) error {
 		can := func(capability reflect.Type) bool { return raidstorage.Supports(st.storage, capability) }
 		undo := can(reflect.TypeFor[raidstorage.Undoer]())
 		records := can(reflect.TypeFor[raidstorage.RecordIterator]())
-		names := []string{"IStorage", "IStorageRestoreable", "IStorageIteration", "IExternalGC"}
-		if undo {
-			names = append(names, "IStorageUndoable")
+		var interfaces []zeowire.Value
+		provides := func(module, name string, does bool) {
+			if does {
+				interfaces = append(interfaces, zeowire.Tuple(zeowire.Text(module), zeowire.Text(name)))
+			}
 		}
-		if records {
-			names = append(names, "IStorageCurrentRecordIteration")
-		}
-		if can(reflect.TypeFor[raidstorage.BlobLoader]()) {
-			names = append(names, "IBlobStorage")
-		}
-		interfaces := make([]zeowire.Value, 0, len(names))
-		for _, name := range names {
-			interfaces = append(interfaces, zeowire.Tuple(zeowire.Text("ZODB.interfaces"), zeowire.Text(name)))
-		}
+		// In the order that Python's FileStorage has them.
+		provides("ZODB.interfaces", "IBlobStorage", can(reflect.TypeFor[raidstorage.BlobLoader]()))
+		provides("ZODB.interfaces", "IStorageRestoreable", true)
+		provides("ZODB.interfaces", "IStorageIteration", true)
+		provides("ZODB.interfaces", "IStorageUndoable", undo)
+		provides("ZODB.interfaces", "IStorageCurrentRecordIteration", records)
+		provides("ZODB.interfaces", "IExternalGC", true)
+		provides("ZODB.interfaces", "IStorage", true)
+		provides("zope.interface", "Interface", true)
 		return zeowire.Dict(
 			zeowire.Entry("length", zeowire.Int(objects)),
 			zeowire.Entry("size", zeowire.Int(bytes)),
