@@ -11,7 +11,8 @@ import (
 
 // Pack implements raidstorage.Packer, by the server's own pack. Whether it collects
 // garbage is the server's setting and nothing that a client can ask for: without GC
-// Pack is a *raidstorage.UnsupportedError, as the server would collect all the same.
+// Pack is a *raidstorage.UnsupportedError, as the server would collect all the same;
+// and so it is with opts.Decided.
 //
 // The server is given a time, which is a little less exact than a tid: transactions
 // within half a microsecond after opts.Through may be taken as before it.
@@ -24,7 +25,10 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 		return err
 	}
 	defer leave()
-	if !opts.GC {
+	switch {
+	case opts.Decided:
+		return &raidstorage.UnsupportedError{Storage: s.Name(), Capability: "GarbageFinder"}
+	case !opts.GC:
 		return &raidstorage.UnsupportedError{Storage: s.Name(), Capability: "Packer without garbage collection"}
 	}
 	k := c.newCall(zeowire.Pack, nil)
@@ -53,5 +57,9 @@ func packTime(through raidstorage.TID) float64 {
 func stamp(t float64) raidstorage.TID {
 	minute := time.Unix(int64(math.Floor(t)), 0).UTC().Truncate(time.Minute)
 	const unit = 60.0 / 65536 / 65536
-	return raidstorage.TIDFromTime(minute) + raidstorage.TID(math.Mod(t, 60)/unit)
+	seconds := math.Mod(t, 60)
+	if seconds < 0 {
+		seconds += 60 // as Python does before 1970
+	}
+	return raidstorage.TIDFromTime(minute) + raidstorage.TID(seconds/unit)
 }

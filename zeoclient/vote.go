@@ -120,7 +120,7 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 	}
 	if err := t.c.wait(ctx, voted); err != nil {
 		t.c.forget(lastCall)
-		return raidstorage.Vote{}, t.refusal(err)
+		return raidstorage.Vote{}, t.outOfOrder(ctx, t.refusal(err))
 	}
 	if len(conflicts) > 0 {
 		t.c.forget(lastCall)
@@ -147,6 +147,18 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 	}
 	t.also = changed
 	return raidstorage.Vote{Changed: slices.Clone(changed), Last: last}, nil
+}
+
+// outOfOrder finds out whether a server that raised something unknown did so because
+// the given tid is not later than its last one, as no exception says that.
+func (t *txn) outOfOrder(ctx context.Context, err error) error {
+	if _, unknown := errors.AsType[*ServerError](err); !unknown || t.meta.TID == 0 {
+		return err
+	}
+	if last, lastErr := t.s.lastTID(ctx, t.c); lastErr == nil && t.meta.TID <= last {
+		return &raidstorage.TIDOrderError{TID: t.meta.TID, Last: last}
+	}
+	return err
 }
 
 // takeVote reads the reply to a vote: the oids that the server changed, or, where the
