@@ -204,6 +204,14 @@ func errorOf(s *session, err error) error {
 
 // contradiction handles different valid answers over equal tails.
 func (m *Mirror) contradiction(ctx context.Context, log *opLog, last TID, b ballot, asked int) ([]voter, error) {
+	if m.record.uneven() {
+		// It may be about garbage that some have dropped already: nobody is wrong.
+		m.faultAll(b.failed, b.errs)
+		if b.answer != nil {
+			return b.voters, b.answer
+		}
+		return b.voters, &UnavailableError{Err: errors.New("backends differ while a pack is going on, or since one has not succeeded on all")}
+	}
 	const refused = "refused"
 	groups := maps.Clone(b.voted)
 	if len(b.refused) > 0 {

@@ -109,6 +109,9 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 	if len(view.sessions) < m.cfg.WriteQuorum {
 		return Vote{}, &UnavailableError{InSync: len(view.sessions), Need: m.cfg.WriteQuorum}
 	}
+	if err := t.undoable(); err != nil {
+		return Vote{}, err
+	}
 	meta := t.meta
 	if err := t.chooseTID(ctx, &meta, view.last); err != nil {
 		return Vote{}, err
@@ -129,6 +132,22 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 	}
 	t.meta, t.voters = meta, voters
 	return Vote{Changed: voters[0].vote.Changed, Last: view.last}, nil
+}
+
+// undoable refuses what backends that are packed, or not, would answer differently
+// (K5). The commit slot is held, so it holds from the cut of a pack on.
+func (t *mirrorTxn) undoable() error {
+	for i := range t.log.ops {
+		o := &t.log.ops[i]
+		switch {
+		case o.kind != opUndo:
+		case o.serial <= t.m.record.PackHorizon:
+			return &UndoError{TID: o.serial, Reason: fmt.Sprintf("it is not later than the pack time %v", t.m.record.PackHorizon)}
+		case t.m.record.uneven():
+			return &UndoError{TID: o.serial, Reason: "a pack is going on, or has not succeeded on all backends"}
+		}
+	}
+	return nil
 }
 
 // covers tells whether v has exactly the backends that the record names: only then

@@ -82,6 +82,10 @@ type Timeouts struct {
 	Finish   time.Duration // finish or abort; default 30 s
 	Read     time.Duration // one read; default 10 s
 	Register time.Duration // one operation of the Register; default 10 s
+	// PackSettle is how long commits wait when backends that decide themselves what is
+	// garbage, such as ZEO servers, were told to pack: they must have begun by then
+	// (rule K3). Default 1 s. It drops nobody.
+	PackSettle time.Duration
 }
 
 // ReadPolicy chooses the backend of each read among those that are in sync.
@@ -145,7 +149,7 @@ func (c Config) Validate() error {
 		}
 	}
 	t := c.Timeouts
-	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, c.RetryMin, c.RetryMax) < 0 || c.SpoolBytes < 0 {
+	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, c.RetryMin, c.RetryMax) < 0 || c.SpoolBytes < 0 {
 		fault("a negative duration or size")
 	}
 	if wrong == nil {
@@ -171,6 +175,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.Timeouts.Finish, 30*time.Second)
 	fill(&c.Timeouts.Read, 10*time.Second)
 	fill(&c.Timeouts.Register, 10*time.Second)
+	fill(&c.Timeouts.PackSettle, time.Second)
 	fill(&c.RetryMin, time.Second)
 	fill(&c.RetryMax, max(2*time.Minute, c.RetryMin))
 	fill(&c.SpoolBytes, 32<<20)

@@ -40,7 +40,7 @@ func Classify(err error) Class {
 	case isA[*NotFoundError](err), isA[*ConflictError](err), isA[*ReadConflictError](err), isA[*UndoError](err):
 		return ClassAnswer
 	case isA[*ReadOnlyError](err), errors.Is(err, errors.ErrUnsupported), isA[*InvalidError](err),
-		isA[*TxnStateError](err), isA[*TIDOrderError](err):
+		isA[*TxnStateError](err), isA[*TIDOrderError](err), isA[*BusyError](err):
 		return ClassRefusal
 	}
 	return ClassFailure

@@ -20,15 +20,27 @@ import (
 // Membership is the record of which backends are in sync. Names are those of
 // Config.Backends.
 type Membership struct {
-	Epoch       uint64    `json:"epoch"`  // 0: there is no record yet
-	Mirror      string    `json:"mirror"` // identifies the mirror, chosen at its first start
-	Members     []string  `json:"members"`
-	InSync      []string  `json:"in_sync"`
-	Disabled    []string  `json:"disabled,omitempty"`     // taken out by an operator
-	Joining     string    `json:"joining,omitempty"`      // rule M3, for several front-ends
-	PackHorizon TID       `json:"pack_horizon,omitempty"` // rule K2
-	Reason      string    `json:"reason"`
-	Time        time.Time `json:"time"`
+	Epoch       uint64   `json:"epoch"`  // 0: there is no record yet
+	Mirror      string   `json:"mirror"` // identifies the mirror, chosen at its first start
+	Members     []string `json:"members"`
+	InSync      []string `json:"in_sync"`
+	Disabled    []string `json:"disabled,omitempty"`     // taken out by an operator
+	Joining     string   `json:"joining,omitempty"`      // rule M3, for several front-ends
+	PackHorizon TID      `json:"pack_horizon,omitempty"` // the greatest pack time: no undo at or before it, rules K2, K5
+	// Unpacked names the backends that may hold other old revisions and garbage than
+	// the rest: they were not there at the last pack, or it failed or was interrupted.
+	Unpacked []string    `json:"unpacked,omitempty"`
+	Lock     *RecordLock `json:"lock,omitempty"` // rule V6; never changed in place
+	Reason   string      `json:"reason"`
+	Time     time.Time   `json:"time"`
+}
+
+// RecordLock says who is packing. A front-end that is alone removes what its dead
+// predecessor left.
+type RecordLock struct {
+	Holder string    `json:"holder"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
 }
 
 // next returns the record that a change of m for reason starts from.
@@ -37,10 +49,16 @@ func (m Membership) next(now time.Time, reason string) Membership {
 	m.Members = slices.Clone(m.Members)
 	m.InSync = slices.Clone(m.InSync)
 	m.Disabled = slices.Clone(m.Disabled)
+	m.Unpacked = slices.Clone(m.Unpacked)
 	m.Joining = ""
 	m.Reason = reason
 	m.Time = now.UTC()
 	return m
+}
+
+// uneven tells whether backends in sync may hold different old revisions and garbage.
+func (m Membership) uneven() bool {
+	return m.Lock != nil || slices.ContainsFunc(m.InSync, func(name string) bool { return slices.Contains(m.Unpacked, name) })
 }
 
 // Marks are what a mirror has handed out, or may have: no tid and no oid up to

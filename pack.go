@@ -1,6 +1,45 @@
 package raidstorage
 
-import "context"
+// A pack of a mirror (replication.md, K1-K5, V6). Pack does not commute with commits:
+// what is garbage is decided once, at one position of the commit order, the cut.
+//
+//	wait      until no recovery runs; from here on none begins (V6)
+//	find      a native backend (GarbageFinder) reads what is garbage at the pack
+//	          time; commits go on until it has read nearly everything
+//	cut       with the commit slot held: it reads the rest; the record is written,
+//	          with the pack horizon, the lock and its holder, and all backends as
+//	          unpacked; backends with a garbage collection of their own only (ZEO
+//	          servers) are told to pack, and get Timeouts.PackSettle to begin (K3)
+//	pack      commits go on; the native ones pack one after the other, each by the
+//	          same set, the others meanwhile
+//	compare   the objects that all of them hold as of the cut (K4)
+//	end       the record is written without the lock, and with those backends as
+//	          unpacked that failed or were not there; those that lack an object
+//	          which others have are degraded
+//
+// Invariants. While the record has the lock, or names a backend as unpacked that is
+// in sync, the backends may hold different garbage and old revisions: then nobody is
+// degraded for such a difference, a vote that they answer differently is refused, and
+// so is every undo. From the cut on an undo at or before the pack horizon is refused,
+// whatever a backend would still do (K5). The last transaction is never dropped: its
+// records may be, but LastTID does not go back.
+//
+// Crash points. Before the record of the cut nothing has happened. After it each
+// backend is packed or not; the next start takes the lock out of the record, says so,
+// and leaves all backends marked as unpacked, until the next pack. A backend marked
+// so is compared object by object when it is recovered (recovery_pack.go).
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+)
 
 // Packer is a storage that can drop what is not needed any more.
 type Packer interface {
@@ -22,9 +61,13 @@ type PackOptions struct {
 	// since spares one. GC is ignored. The last transaction up to Through stays, even
 	// if it loses all its records, so that LastTID does not go back, here or after a
 	// restart. Storages with equal logs then have equal current records. Others than
-	// a GarbageFinder refuse it.
+	// a GarbageFinder refuse it, or take no notice.
 	Decided bool
 	Garbage []OID // in ascending order; only read, until Pack returns
+
+	// NoWait makes a Mirror refuse with *BusyError instead of waiting for a recovery
+	// or another pack to end. Other storages take no notice.
+	NoWait bool
 }
 
 // GarbageFinder is a Packer that tells what is garbage without dropping it, and
@@ -40,4 +83,400 @@ type GarbageFinder interface {
 	// FindGarbage has returned, its answer holds for that moment. An error of decide
 	// ends it. Errors as of Pack.
 	FindGarbage(ctx context.Context, through TID, decide func(context.Context) error) ([]OID, error)
+}
+
+// PackPhase is what a pack of a mirror is doing.
+type PackPhase string
+
+// The phases of a pack, in order.
+const (
+	PackWaiting   PackPhase = "wait"    // for a recovery or another pack
+	PackFinding   PackPhase = "find"    // what is garbage
+	PackPacking   PackPhase = "pack"    // the backends
+	PackComparing PackPhase = "compare" // what they hold
+)
+
+// PackProgress tells how far a pack of a mirror is.
+type PackProgress struct {
+	Phase   PackPhase `json:"phase"`
+	Started time.Time `json:"started"`
+	Reason  string    `json:"reason,omitempty"` // what it waits for
+	Through TID       `json:"through"`          // the pack time
+	Cut     TID       `json:"cut"`              // the last transaction when it was decided, 0 before
+	Garbage int64     `json:"garbage"`          // objects to drop, -1 where only the backends know
+	Packed  []string  `json:"packed"`           // the backends that are through
+	Failed  []string  `json:"failed"`           // those whose pack failed
+	// Compared counts the objects that were compared.
+	Compared int64 `json:"compared"`
+}
+
+// String tells the progress in one line.
+func (p *PackProgress) String() string {
+	s := fmt.Sprintf("pack to %v: %s", p.Through, p.Phase)
+	if p.Reason != "" {
+		s += " for " + p.Reason
+	}
+	if p.Cut != 0 && p.Garbage >= 0 {
+		s += fmt.Sprintf(", %d objects to drop", p.Garbage)
+	}
+	if len(p.Packed) > 0 {
+		s += fmt.Sprintf(", packed %v", p.Packed)
+	}
+	if len(p.Failed) > 0 {
+		s += fmt.Sprintf(", failed %v", p.Failed)
+	}
+	if p.Compared > 0 {
+		s += fmt.Sprintf(", %d objects compared", p.Compared)
+	}
+	return s
+}
+
+var _ GarbageFinder = (*Mirror)(nil)
+
+// FindGarbage implements GarbageFinder, for a mirror that is a backend of another one:
+// one of the backends tells.
+func (m *Mirror) FindGarbage(ctx context.Context, through TID, decide func(context.Context) error) ([]OID, error) {
+	v := m.view.Load()
+	if v.closed {
+		return nil, ErrClosed
+	}
+	if err := supports[GarbageFinder](m); err != nil {
+		return nil, err
+	}
+	if len(v.sessions) == 0 {
+		return nil, &UnavailableError{Need: 1}
+	}
+	s := m.mostFirst(ctx, v.sessions)[0]
+	finder, err := Can[GarbageFinder](s.storage)
+	if err != nil {
+		return nil, err
+	}
+	garbage, err := finder.FindGarbage(ctx, min(through, v.last), decide)
+	if err != nil {
+		return nil, &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err}
+	}
+	return garbage, nil
+}
+
+// Pack implements Packer: all backends in sync drop the same, see above. It waits
+// for recoveries to end, and they for it, unless opts.NoWait is set. A backend whose
+// pack fails stays in sync and is named in the error, which may hold several; one
+// that lacks an object which the others have afterwards is degraded. Reads and
+// commits go on, but no undo. The pack time is at most the last transaction's; with
+// backends that only have a garbage collection of their own it is before it, so that
+// they cannot drop the last transaction. Progress is in Status and in events.
+func (m *Mirror) Pack(ctx context.Context, opts PackOptions) error {
+	if m.view.Load().closed {
+		return ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := supports[Packer](m); err != nil {
+		return err
+	}
+	if opts.Decided {
+		if err := supports[GarbageFinder](m); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.ctx, cancel)()
+	p := &packing{m: m, opts: opts, failed: make(map[*session]error)}
+	err := p.run(ctx)
+	if m.closing() {
+		return ErrClosed
+	}
+	return err
+}
+
+// packing is one run of Pack. It belongs to one goroutine.
+type packing struct {
+	m       *Mirror
+	opts    PackOptions
+	through TID
+	cut     TID
+	garbage []OID
+	decided bool // garbage is known
+
+	sessions []*session // in sync at the cut
+	others   sync.WaitGroup
+	mu       sync.Mutex // guards failed while others run
+	failed   map[*session]error
+	told     time.Time
+}
+
+func (p *packing) run(ctx context.Context) error {
+	m := p.m
+	progress := &PackProgress{Phase: PackWaiting, Started: m.now(), Through: p.opts.Through, Garbage: -1}
+	if err := m.exclusion.exclusive(ctx, m, progress, p.opts.NoWait); err != nil {
+		return err
+	}
+	defer m.exclusion.end(m)
+	if err := p.decide(ctx); err != nil || p.cut == 0 {
+		return err
+	}
+	p.packNatives(ctx)
+	p.others.Wait()
+	c := p.compare(ctx)
+	return p.end(ctx, c)
+}
+
+// decide finds the garbage and makes the cut. p.cut stays 0 if there is nothing to
+// pack.
+func (p *packing) decide(ctx context.Context) error {
+	m := p.m
+	// Before anything is read: what is committed while that goes on counts as later.
+	last := m.view.Load().last
+	p.through = min(p.opts.Through, last)
+	sessions := m.view.Load().sessions
+	finders := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return !native(s) })
+	if len(finders) < len(sessions) {
+		p.through = min(p.through, last-min(last, packMargin))
+	}
+	if p.through == 0 {
+		return nil
+	}
+	p.progress(true, func(pp *PackProgress) { pp.Phase, pp.Through = PackFinding, p.through })
+	if p.opts.Decided {
+		p.garbage = p.opts.Garbage
+	}
+	if p.opts.Decided || !p.opts.GC || len(finders) == 0 {
+		p.decided = p.opts.Decided || !p.opts.GC
+		if err := m.lockCommit(ctx); err != nil {
+			return err
+		}
+		defer m.unlockCommit()
+		return p.makeCut(ctx)
+	}
+	var errs *multierror.Error
+	for _, s := range m.mostFirst(ctx, finders) {
+		err := p.decideAt(ctx, s)
+		if err == nil {
+			return nil
+		}
+		errs = gather(errs, &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err})
+		// Another one would say the same, or was not asked for.
+		if ctx.Err() != nil || Classify(err) != ClassFailure || isA[*CorruptError](err) {
+			break
+		}
+	}
+	return errs
+}
+
+// packMargin keeps the pack time of storages that round it, such as ZEO servers,
+// before the last transaction: 10 ms.
+const packMargin = TID(1<<32) / 6000
+
+// native tells whether a backend packs by what another one has decided.
+func native(s *session) bool {
+	return Supports(s.storage, reflect.TypeFor[GarbageFinder]())
+}
+
+// mostFirst puts the one with the most objects first: after an interrupted pack it is
+// one that has not packed, and knows what is garbage there.
+func (m *Mirror) mostFirst(ctx context.Context, finders []*session) []*session {
+	finders = slices.Clone(finders)
+	count := make(map[*session]int64)
+	for _, s := range finders {
+		if sizer, err := Can[Sizer](s.storage); err == nil {
+			if n, err := within(ctx, m.cfg.Timeouts.Read, func(ctx context.Context) (int64, error) {
+				n, _, err := sizer.Size(ctx)
+				return n, err
+			}); err == nil {
+				count[s] = n
+			}
+		}
+	}
+	slices.SortStableFunc(finders, func(a, b *session) int { return cmp.Compare(count[b], count[a]) })
+	return finders
+}
+
+// decideAt finds the garbage at one backend. The commit slot is taken on the way and
+// freed when the cut is made.
+func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
+	m := p.m
+	finder, err := Can[GarbageFinder](s.storage)
+	if err != nil {
+		return err
+	}
+	locked := false
+	defer func() {
+		if locked {
+			m.unlockCommit()
+		}
+	}()
+	p.garbage, err = finder.FindGarbage(ctx, p.through, func(ctx context.Context) error {
+		if err := m.lockCommit(ctx); err != nil {
+			return err
+		}
+		locked = true
+		return p.settle(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if s.dead.Load() {
+		return fmt.Errorf("the backend failed meanwhile")
+	}
+	p.decided = true
+	return p.makeCut(ctx)
+}
+
+// settle makes sure that the backends are equal. The commit slot is held.
+func (p *packing) settle(ctx context.Context) error {
+	m := p.m
+	if m.unresolved != nil || !m.covers(m.view.Load()) {
+		return m.resolve(ctx)
+	}
+	return nil
+}
+
+// makeCut writes the record and starts those that decide for themselves (K3). The
+// commit slot is held.
+func (p *packing) makeCut(ctx context.Context) error {
+	m := p.m
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
+	v := m.view.Load()
+	next := m.record.next(m.now(), fmt.Sprintf("pack to %v begins, decided at %v", p.through, v.last))
+	next.PackHorizon = max(next.PackHorizon, p.through)
+	next.Lock = &RecordLock{Holder: m.cfg.Name, Reason: "pack to " + p.through.String(), Since: next.Time}
+	next.Unpacked = m.names()
+	if err := m.setRecord(context.WithoutCancel(ctx), next); err != nil {
+		return unavailable(err)
+	}
+	p.cut, p.sessions = v.last, v.sessions
+	p.progress(true, func(pp *PackProgress) {
+		pp.Phase, pp.Cut = PackPacking, p.cut
+		if p.decided {
+			pp.Garbage = int64(len(p.garbage))
+		}
+	})
+	started := 0
+	for _, s := range p.sessions {
+		if native(s) {
+			continue
+		}
+		started++
+		p.others.Add(1)
+		call := func() {
+			defer p.others.Done()
+			p.packAt(ctx, s, PackOptions{Through: p.through, GC: p.opts.GC})
+		}
+		if !m.run(call) {
+			call() // the mirror closes, and ctx has ended
+		}
+	}
+	if started == 0 {
+		return nil
+	}
+	timer := time.NewTimer(m.cfg.Timeouts.PackSettle)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done(): // compare will tell
+	}
+	return nil
+}
+
+// packNatives packs one backend after the other: it is much work for a machine, and
+// reads must go on.
+func (p *packing) packNatives(ctx context.Context) {
+	for _, s := range p.sessions {
+		if native(s) {
+			p.packAt(ctx, s, PackOptions{Through: p.through, Decided: true, Garbage: p.garbage})
+		}
+	}
+}
+
+// packAt packs one backend. A failure is noted, and is no fault: its data is as it was.
+func (p *packing) packAt(ctx context.Context, s *session, opts PackOptions) {
+	packer, err := Can[Packer](s.storage)
+	if err == nil {
+		err = packer.Pack(ctx, opts)
+	}
+	if err == nil && s.dead.Load() {
+		err = fmt.Errorf("the backend failed meanwhile")
+	}
+	name := s.b.cfg.Name
+	p.mu.Lock()
+	if err != nil {
+		p.failed[s] = &BackendError{Backend: name, Op: "pack", Err: err}
+	}
+	p.mu.Unlock()
+	p.progress(true, func(pp *PackProgress) {
+		if err != nil {
+			pp.Failed = append(slices.Clone(pp.Failed), name)
+		} else {
+			pp.Packed = append(slices.Clone(pp.Packed), name)
+		}
+	})
+}
+
+// end writes the record and degrades those that lack something.
+func (p *packing) end(ctx context.Context, c *packComparison) error {
+	m := p.m
+	ctx = context.WithoutCancel(ctx) // the lock must not stay, whoever gave up
+	var errs *multierror.Error
+	whole := make(map[string]bool)
+	for _, s := range p.sessions {
+		switch err := p.failed[s]; {
+		case err != nil:
+			errs = gather(errs, err)
+		case c.err == nil && c.lacks[s] == nil && c.keeps[s] == nil && !s.dead.Load():
+			whole[s.b.cfg.Name] = true
+		}
+	}
+	if c.err != nil {
+		errs = gather(errs, c.err)
+	}
+	for _, s := range p.sessions {
+		if err := c.keeps[s]; err != nil {
+			errs = gather(errs, err)
+		}
+	}
+	if err := m.lockCommit(ctx); err != nil {
+		return gather(errs, err)
+	}
+	next := m.record.next(m.now(), fmt.Sprintf("pack to %v ends", p.through))
+	next.Lock = nil
+	next.Unpacked = slices.DeleteFunc(next.Unpacked, func(name string) bool {
+		return whole[name] && slices.Contains(next.InSync, name)
+	})
+	err := m.setRecord(ctx, next)
+	m.unlockCommit()
+	if err != nil {
+		errs = gather(errs, unavailable(err))
+	}
+	for _, s := range p.sessions {
+		lack := c.lacks[s]
+		if lack == nil {
+			continue
+		}
+		errs = gather(errs, &BackendError{Backend: s.b.cfg.Name, Op: "compare after pack", Err: lack})
+		if len(p.sessions)-len(c.lacks) >= max(m.cfg.WriteQuorum, m.cfg.StartQuorum) {
+			m.fault(s, lack)
+		}
+	}
+	return errs.ErrorOrNil()
+}
+
+// progress updates what Status shows and tells watchers, not more often than they
+// need it.
+func (p *packing) progress(always bool, update func(*PackProgress)) {
+	m := p.m
+	now := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pp := *m.exclusion.pack
+	update(&pp)
+	m.exclusion.pack = &pp
+	if !always && now.Sub(p.told) < progressEvery {
+		return
+	}
+	p.told = now
+	m.tell(Event{Kind: EventPack, Time: now, Condition: m.conditionLocked(), Pack: &pp})
 }

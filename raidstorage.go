@@ -50,10 +50,14 @@ type Mirror struct {
 	foreignSeen atomic.Bool // a backend told of a transaction that this mirror did not make
 	inDoubt     atomic.Bool // unresolved was set and nobody may come to settle it
 
+	uneven  atomic.Bool   // record.uneven()
+	horizon atomic.Uint64 // record.PackHorizon
+
 	mu          sync.Mutex          // guards the fields below and those that say so
 	shown       Membership          // a copy of record for Status
 	stopped     *ContradictionError // why commits are stopped until an operator decides, rule C4
 	closed      bool
+	exclusion   exclusion
 	voted       *mirrorTxn // the last one that voted
 	subscribers map[*subscriber]bool
 }

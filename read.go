@@ -74,6 +74,13 @@ func (m *Mirror) confirmMissing(ctx context.Context, v *view, oid OID, before TI
 	if len(have) == 0 || ctx.Err() != nil {
 		return Revision{}, missing
 	}
+	if m.uneven.Load() || rev.Next != 0 && rev.Next <= TID(m.horizon.Load()) {
+		// A pack has dropped it on some backends, or a pack that began meanwhile.
+		if rev.Next > v.last {
+			rev.Next = 0
+		}
+		return rev, nil
+	}
 	damaged := m.damagedAt(ctx, oid, before-1, v.sessions)
 	if len(damaged) == len(v.sessions) {
 		damaged = nil
@@ -226,7 +233,7 @@ func (m *Mirror) UndoLog(ctx context.Context, skip, limit int, match func(TxnInf
 		return u.UndoLog(ctx, skip, limit, func(i TxnInfo) bool {
 			timer.Stop()
 			defer timer.Reset(m.cfg.Timeouts.Read)
-			return i.TID <= v.last && (match == nil || match(i))
+			return i.TID <= v.last && i.TID > TID(m.horizon.Load()) && (match == nil || match(i))
 		})
 	})
 }

@@ -65,6 +65,8 @@ func (m *Mirror) setRecord(ctx context.Context, next Membership) error {
 	}
 	m.epochLost = false
 	m.record = next
+	m.uneven.Store(next.uneven())
+	m.horizon.Store(uint64(next.PackHorizon))
 	m.mu.Lock()
 	m.shown = next
 	e := Event{Kind: EventMembership, Time: next.Time, Reason: next.Reason, Epoch: next.Epoch,

@@ -32,6 +32,8 @@ type RecoverOptions struct {
 	// is a Truncater; it keeps them beside it. Without it such a target is refused
 	// with *DivergedError.
 	Rollback bool
+	// NoWait refuses with *BusyError while a pack is going on, instead of waiting.
+	NoWait bool
 }
 
 // RecoveryPhase is what a recovery is doing.
@@ -87,6 +89,30 @@ func (m *Mirror) RecoverWith(ctx context.Context, name string, opts RecoverOptio
 	if b == nil {
 		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("there is no backend %q", name)}
 	}
+	for {
+		err := m.requestRecovery(ctx, b, opts)
+		if !isA[*BusyError](err) || opts.NoWait {
+			return err
+		}
+		m.mu.Lock()
+		if m.exclusion.pack == nil {
+			m.mu.Unlock()
+			continue
+		}
+		ended := m.exclusion.waitLocked()
+		m.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.ctx.Done():
+			return ErrClosed
+		}
+	}
+}
+
+// requestRecovery asks b's supervisor and waits for its answer.
+func (m *Mirror) requestRecovery(ctx context.Context, b *backend, opts RecoverOptions) error {
 	r := &recoverRequest{ctx: ctx, opts: opts, done: make(chan error, 1)}
 	select {
 	case b.requests <- r:
@@ -147,6 +173,15 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		return err
 	}
 	m.mu.Lock()
+	if err := m.exclusion.enterRecoveryLocked(b.cfg.Name, m.now()); err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	defer func() {
+		m.mu.Lock()
+		m.exclusion.leaveRecoveryLocked(b.cfg.Name)
+		m.mu.Unlock()
+	}()
 	if b.state == StateDisabled && !asked || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
 		state := b.state
 		m.mu.Unlock()

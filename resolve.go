@@ -168,7 +168,10 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 		}
 		t := tail{voter: voter{session: s, txn: txn, vote: vote}, last: vote.Last}
 		var ok bool
-		if t.digest, ok, err = digestAt(ctx, s.storage, t.last); err == nil && !ok {
+		if t.digest, ok, err = digestAt(ctx, s.storage, t.last); err == nil && t.last <= m.record.PackHorizon {
+			t.digest = digest{} // it was acknowledged, and may have lost records to a pack
+		}
+		if err == nil && !ok {
 			err = &CorruptError{Storage: s.storage.Name(), Offset: -1, TID: t.last, Reason: "the last transaction is not in the log"}
 		}
 		var oids []OID
@@ -273,6 +276,9 @@ func (m *Mirror) missing(ctx context.Context, short, keep tail) (n int, reason, 
 	source := keep.voter.session
 	n, err = onWorker(ctx, m, "compare", source, func(ctx context.Context) (n int, err error) {
 		d, ok, err := digestAt(ctx, source.timely, short.last)
+		if short.last <= m.record.PackHorizon {
+			d = digest{}
+		}
 		if err != nil || !ok || d != short.digest {
 			return -1, err
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -104,6 +105,11 @@ func (m *Mirror) restart(ctx context.Context) error {
 // restartFrom writes next, makes its backends equal and serves them.
 func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 	next.Members = m.names()
+	if l := next.Lock; l != nil { // this front-end is alone, so its holder is dead
+		m.cfg.Logger.Warn("a pack was interrupted; pack again", "holder", l.Holder, "reason", l.Reason, "since", l.Since)
+		next.Reason += fmt.Sprintf("; %s by %s since %s was interrupted", l.Reason, l.Holder, l.Since.Format(time.RFC3339))
+		next.Lock = nil
+	}
 	// A backend that is not configured any more takes no part in commits, so the
 	// record must not call it in sync.
 	floor, before := m.floor(), len(next.InSync)

@@ -17,7 +17,8 @@ type Status struct {
 	LastTID     TID             `json:"last_tid"`         // the last acknowledged transaction
 	WriteQuorum int             `json:"write_quorum"`
 	Membership  Membership      `json:"membership"`
-	Backends    []BackendStatus `json:"backends"` // in configured order
+	Backends    []BackendStatus `json:"backends"`       // in configured order
+	Pack        *PackProgress   `json:"pack,omitempty"` // nil: none is going on
 }
 
 // BackendStatus is the part of a Status about one backend.
@@ -56,6 +57,8 @@ const (
 	EventMembership EventKind = "membership"
 	// EventRecovery is the progress of a recovery.
 	EventRecovery EventKind = "recovery"
+	// EventPack is the progress of a pack.
+	EventPack EventKind = "pack"
 )
 
 // Event is something that happened to a mirror. Events are the only source of the
@@ -71,6 +74,7 @@ type Event struct {
 	Epoch     uint64            `json:"epoch,omitempty"`
 	InSync    []string          `json:"in_sync,omitempty"`
 	Recovery  *RecoveryProgress `json:"recovery,omitempty"`
+	Pack      *PackProgress     `json:"pack,omitempty"`
 	// Missed counts the events before this one that a slow watcher did not get.
 	Missed int `json:"missed,omitempty"`
 }
@@ -82,6 +86,8 @@ func (e Event) String() string {
 		return fmt.Sprintf("membership epoch %d: in sync %v (%s)", e.Epoch, e.InSync, e.Reason)
 	case EventRecovery:
 		return fmt.Sprintf("backend %s: %v", e.Backend, e.Recovery)
+	case EventPack:
+		return e.Pack.String()
 	}
 	return fmt.Sprintf("backend %s: %v -> %v (%s)", e.Backend, e.From, e.To, e.Reason)
 }
@@ -180,6 +186,7 @@ func (m *Mirror) Status() Status {
 	}
 	s.Membership.Epoch = m.shown.Epoch
 	s.Membership.Joining = m.shown.Joining
+	s.Pack = m.exclusion.pack
 	if m.stopped != nil {
 		s.Reason = m.stopped.Error()
 	}

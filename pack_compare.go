@@ -1,0 +1,215 @@
+package raidstorage
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// packComparison is what a comparison after a pack found (K4), by backend.
+type packComparison struct {
+	lacks map[*session]*DifferenceError // those that lack what others have
+	keeps map[*session]*DifferenceError // those that hold what the pack should have dropped
+	err   error                         // why it did not come to an end
+}
+
+// DifferenceError says that a backend does not hold the same objects as others.
+type DifferenceError struct {
+	Backend string
+	OID     OID   // the first object that differs
+	Count   int64 // how many do
+	Serial  TID   // of the backend's revision, 0 if it has none
+	Others  TID   // of the others' revision, 0 if they have none
+	Hint    string
+}
+
+func (e *DifferenceError) Error() string {
+	has := func(t TID) string {
+		if t == 0 {
+			return "none"
+		}
+		return t.String()
+	}
+	msg := fmt.Sprintf("backend %s holds other objects than the rest: of object %v it has revision %s, they have %s",
+		e.Backend, e.OID, has(e.Serial), has(e.Others))
+	if e.Count > 1 {
+		msg += fmt.Sprintf("; %d objects differ", e.Count)
+	}
+	if e.Hint != "" {
+		msg += "; " + e.Hint
+	}
+	return msg
+}
+
+// packedApart tells an operator what to do about a backend that lacks objects.
+const packedApart = "it was packed at another time, or is damaged: replace it by an empty one and recover"
+
+// compare compares what the backends hold as of the cut. Only memory for a few
+// records is needed: they are walked side by side.
+func (p *packing) compare(ctx context.Context) *packComparison {
+	c := &packComparison{lacks: make(map[*session]*DifferenceError), keeps: make(map[*session]*DifferenceError)}
+	m := p.m
+	var sessions []*session
+	for _, s := range p.sessions {
+		if _, err := Can[RecordIterator](s.storage); err != nil {
+			m.cfg.Logger.Warn("the backend cannot be compared after the pack", "backend", s.b.cfg.Name, "err", err)
+		} else if !s.dead.Load() {
+			sessions = append(sessions, s)
+		}
+	}
+	if len(sessions) < 2 {
+		return c
+	}
+	p.progress(true, func(pp *PackProgress) { pp.Phase = PackComparing })
+	compared := int64(0)
+	c.err = walkCurrent(ctx, m, sessions, func(oid OID, records []*Record) error {
+		if compared++; compared%1024 == 0 {
+			p.progress(false, func(pp *PackProgress) { pp.Compared = compared })
+		}
+		if sameSerials(records) {
+			return nil
+		}
+		// Commits go on: only what differs as of the cut counts.
+		serials, err := serialsAt(ctx, sessions, oid, p.cut+1)
+		if err == nil {
+			p.judge(c, sessions, oid, serials)
+		}
+		return err
+	})
+	p.progress(true, func(pp *PackProgress) { pp.Compared = compared })
+	return c
+}
+
+// judge notes who is wrong about oid.
+func (p *packing) judge(c *packComparison, sessions []*session, oid OID, serials []TID) {
+	if slices.Max(serials) == slices.Min(serials) {
+		return
+	}
+	if _, garbage := slices.BinarySearch(p.garbage, oid); garbage || p.onlyUnpackedHave(sessions, serials) {
+		for i, s := range sessions {
+			if serials[i] != 0 && p.failed[s] == nil {
+				note(c.keeps, s, oid, serials[i], 0)
+			}
+		}
+		return
+	}
+	// An object does not come from nothing: who has the latest revision is right.
+	newest := slices.Max(serials)
+	for i, s := range sessions {
+		if serials[i] != newest {
+			note(c.lacks, s, oid, serials[i], newest).Hint = packedApart
+		}
+	}
+}
+
+// onlyUnpackedHave tells whether all that have an object are backends whose pack
+// failed, and nobody knows what they should have dropped.
+func (p *packing) onlyUnpackedHave(sessions []*session, serials []TID) bool {
+	if p.decided {
+		return false
+	}
+	for i, s := range sessions {
+		if serials[i] != 0 && p.failed[s] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+func note(in map[*session]*DifferenceError, s *session, oid OID, serial, others TID) *DifferenceError {
+	e := in[s]
+	if e == nil {
+		e = &DifferenceError{Backend: s.b.cfg.Name, OID: oid, Serial: serial, Others: others}
+		in[s] = e
+	}
+	e.Count++
+	return e
+}
+
+func sameSerials(records []*Record) bool {
+	for _, r := range records {
+		if r == nil || r.TID != records[0].TID {
+			return false
+		}
+	}
+	return true
+}
+
+// serialsAt returns the serial of each session's revision of oid before a tid, 0
+// where there is none.
+func serialsAt(ctx context.Context, sessions []*session, oid OID, before TID) ([]TID, error) {
+	serials := make([]TID, len(sessions))
+	for i, s := range sessions {
+		rev, err := s.timely.LoadBefore(ctx, oid, before)
+		if err != nil && !isA[*NotFoundError](err) {
+			return nil, &BackendError{Backend: s.b.cfg.Name, Op: "load", Err: err}
+		}
+		serials[i] = rev.Serial
+	}
+	return serials, nil
+}
+
+// walkCurrent walks the current records of all sessions side by side, in oid order.
+// visit gets one record of each, nil for who has none of that oid; they are valid
+// until it returns.
+func walkCurrent(ctx context.Context, m *Mirror, sessions []*session, visit func(oid OID, records []*Record) error) error {
+	type side struct {
+		next func() (Record, error, bool)
+		rec  Record
+		more bool
+	}
+	sides := make([]side, len(sessions))
+	advance := func(i int) error {
+		rec, err, ok := sides[i].next()
+		if ok && err != nil {
+			return &BackendError{Backend: sessions[i].b.cfg.Name, Op: "compare", Err: err}
+		}
+		sides[i].rec, sides[i].more = rec, ok
+		return nil
+	}
+	for i, s := range sessions {
+		ri, err := Can[RecordIterator](s.storage)
+		if err != nil {
+			return err
+		}
+		next, stop := iter.Pull2(stepwise(ctx, m.cfg.Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
+			return ri.CurrentRecords(ctx, 0)
+		}))
+		defer stop()
+		sides[i].next = next
+		if err := advance(i); err != nil {
+			return err
+		}
+	}
+	records := make([]*Record, len(sides))
+	for {
+		var least OID
+		found := false
+		for i := range sides {
+			if s := &sides[i]; s.more && (!found || s.rec.OID < least) {
+				least, found = s.rec.OID, true
+			}
+		}
+		if !found {
+			return ctx.Err()
+		}
+		for i := range sides {
+			records[i] = nil
+			if s := &sides[i]; s.more && s.rec.OID == least {
+				records[i] = &s.rec
+			}
+		}
+		if err := visit(least, records); err != nil {
+			return err
+		}
+		for i := range sides {
+			if records[i] == nil {
+				continue
+			}
+			if err := advance(i); err != nil {
+				return err
+			}
+		}
+	}
+}
