@@ -3,9 +3,7 @@
 //
 // A file that runs a ZEO server runs ours: the line syntax, %define, %include,
 // $(ENVIRONMENT) and the datatypes are those of ZConfig 4.3, the sections those of
-// ZEO 6.2 and ZODB 6.4. What has no meaning here is refused, or accepted with an
-// entry in Config.Warnings, never passed over in silence. New are <raidstorage> with
-// its keys, and <admin>:
+// ZEO 6.2 and ZODB 6.4. New are <raidstorage> and <admin>:
 //
 //	%import gocept.zeoraid
 //	<zeo>
@@ -24,4 +22,33 @@
 //	<admin>
 //	  address 127.0.0.1:8180
 //	</admin>
+//
+// # The keys of raidstorage
+//
+//	state-dir          where the record of who is in sync is kept; it is made if missing;
+//	                   default: NAME-state beside the configuration file
+//	write-quorum       copies that a commit needs; default 1 of two members, else most
+//	start-quorum       members in sync that are needed to serve; default write-quorum
+//	read-policy        round-robin (default), least-latency, primary-first
+//	auto-recover       whether failed members are recovered unasked; default yes
+//	open-timeout       to open a member, at least 1 s; default 30 s
+//	vote-timeout       for begin, stores and vote; default 30 s
+//	finish-timeout     for finish and abort; default 30 s
+//	read-timeout       for one read; default 10 s
+//	timeout            gocept.zeoraid's: for all four that are not given
+//
+// Durations are ZConfig's time-interval: seconds, or with s, m, h, d.
+//
+// # What is not as in ZEO
+//
+// Members of a mirror must have names. address may be given several times. %import is
+// not needed for the sections of the packages that may be imported. Keys of <zeoclient>
+// and <clientstorage> can be mixed. <logfile> has the formats text and json. What
+// would show only later is said at once: values out of range, servers without a
+// port, two storages over one file. %include takes files only.
+//
+// Refused, as they cannot be obeyed: <demostorage>, handlers other than <logfile>,
+// create true, quota, shared-blob-dir true, password-function, authenticate DYNAMIC,
+// revocation lists, the authentication of ZEO 4. What is accepted without effect, such
+// as <runner>, monitor-address and the paths of caches, is named in Config.Warnings.
 package config

@@ -32,6 +32,15 @@ func (fs *faults) add(pos Pos, message, hint string) {
 	fs.all = append(fs.all, Fault{Pos: pos, Message: message, Hint: hint})
 }
 
+// unknown adds a fault of a word that is none of those known.
+func (fs *faults) unknown(pos Pos, message, word string, known []string) {
+	hint := ""
+	if len(fs.all) < maxFaults { // else it is not shown, and finding it takes time
+		hint = suggest(word, known)
+	}
+	fs.add(pos, message, hint)
+}
+
 // sorted returns the faults by file and line.
 func (fs *faults) sorted() []Fault {
 	all := slices.Clone(fs.all)

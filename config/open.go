@@ -55,7 +55,7 @@ func (o *Opened) open(ctx context.Context, v Storage, logger *slog.Logger) (raid
 		return nil, &raidstorage.InvalidError{Op: "configuration", Reason: "two storages have this name"}
 	}
 	if client, ok := v.Kind.(*ZEOClient); ok {
-		return client.openWaiting(ctx, v.Name, logger)
+		return client.openWaiting(ctx, logger)
 	}
 	open, err := opener(v, logger)
 	if err != nil {
@@ -82,7 +82,7 @@ func opener(v Storage, logger *slog.Logger) (func(context.Context) (raidstorage.
 		base := memstorage.New(v.Name) // the data outlives each handle
 		return func(context.Context) (raidstorage.Storage, error) { return base.Another(v.Name), nil }, nil
 	case *ZEOClient:
-		return func(ctx context.Context) (raidstorage.Storage, error) { return k.open(ctx, v.Name, logger) }, nil
+		return func(ctx context.Context) (raidstorage.Storage, error) { return k.open(ctx, logger) }, nil
 	case *Mirror:
 		cfg, err := k.config(v.Name, logger)
 		if err != nil {
@@ -132,7 +132,7 @@ func (k keepGarbage) Pack(ctx context.Context, opts raidstorage.PackOptions) err
 	return k.Storage.Pack(ctx, opts)
 }
 
-func (z *ZEOClient) open(ctx context.Context, name string, logger *slog.Logger) (raidstorage.Storage, error) {
+func (z *ZEOClient) open(ctx context.Context, logger *slog.Logger) (raidstorage.Storage, error) {
 	opts := zeoclient.Options{
 		Storage: z.Storage, ReadOnly: z.ReadOnly, ReadOnlyFallback: z.ReadOnlyFallback,
 		CacheBytes: z.CacheBytes, Label: z.Label, Logger: logger,
@@ -158,14 +158,14 @@ const clientPause = 500 * time.Millisecond
 
 // openWaiting opens a client that is served itself: it waits for the server as long as
 // the configuration says. A member of a mirror does not: the mirror does without it.
-func (z *ZEOClient) openWaiting(ctx context.Context, name string, logger *slog.Logger) (raidstorage.Storage, error) {
+func (z *ZEOClient) openWaiting(ctx context.Context, logger *slog.Logger) (raidstorage.Storage, error) {
 	if !z.Wait {
-		return z.open(ctx, name, logger)
+		return z.open(ctx, logger)
 	}
 	wait := time.NewTimer(z.WaitTimeout)
 	defer wait.Stop()
 	for {
-		s, err := z.open(ctx, name, logger)
+		s, err := z.open(ctx, logger)
 		if err == nil || final(err) {
 			return s, err
 		}

@@ -161,7 +161,7 @@ func isInt(text string) error               { _, err := parseInt(text); return e
 func isBytes(text string) error             { _, err := parseBytes(text); return err }
 func parseText(text string) (string, error) { return text, nil }
 
-// subs returns the sections of the given types, in the file's order.
+// sections returns the sections of the given types, in the file's order.
 func (s *section) sections(types ...string) []*node {
 	s.types = append(s.types, types...)
 	var found []*node
@@ -190,13 +190,13 @@ func (s *section) only(types ...string) *node {
 func (s *section) end() {
 	for _, e := range s.keys {
 		if !slices.Contains(s.known, e.key) {
-			s.l.faults.add(e.pos, fmt.Sprintf("unknown key %s in %s", quote(e.key), s.title()), suggest(e.key, s.known))
+			s.l.faults.unknown(e.pos, fmt.Sprintf("unknown key %s in %s", quote(e.key), s.title()), e.key, s.known)
 		}
 	}
 	names := make(map[string]*node)
 	for _, n := range s.subs {
 		if !s.taken[n] {
-			s.l.faults.add(n.pos, fmt.Sprintf("unknown section <%s> in %s", quoteName(n.typ), s.title()), suggest(n.typ, s.types))
+			s.l.faults.unknown(n.pos, fmt.Sprintf("unknown section <%s> in %s", quoteName(n.typ), s.title()), n.typ, s.types)
 			continue
 		}
 		if n.name == "" {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -196,8 +197,7 @@ func (p *parser) directive(line string) {
 		p.fault("malformed directive")
 		return
 	default:
-		hint := suggest(name, []string{"define", "import", "include"})
-		p.loader.faults.add(p.pos(), "unknown directive %"+quoteName(name), hint)
+		p.loader.faults.unknown(p.pos(), "unknown directive %"+quoteName(name), name, []string{"define", "import", "include"})
 		return
 	}
 	if arg == "" {
@@ -240,12 +240,10 @@ func (p *parser) importPackage(arg string) {
 		return
 	}
 	known := []string{"gocept.zeoraid", "ZEO", "ZODB", "zdaemon", "ZConfig.components.logger"}
-	for _, k := range known {
-		if name == k {
-			return
-		}
+	if slices.Contains(known, name) {
+		return
 	}
-	p.loader.faults.add(p.pos(), fmt.Sprintf("%%import of the unknown package %s", quote(name)), suggest(name, known))
+	p.loader.faults.unknown(p.pos(), fmt.Sprintf("%%import of the unknown package %s", quote(name)), name, known)
 }
 
 // cutName splits after the longest beginning without space and parentheses: ZConfig's
