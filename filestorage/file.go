@@ -74,12 +74,16 @@ type window struct {
 	buf  []byte
 	off  int64 // of buf[:n] in the file
 	n    int
+	m    []byte // a mapping of the file, below end, to use instead of r; nil if there is none
 }
 
 const windowSize = 64 << 10
 
 // at returns n bytes at off, valid until the next call.
 func (w *window) at(off int64, n int) ([]byte, error) {
+	if off >= 0 && off <= int64(len(w.m)-n) {
+		return w.m[off:][:n:n], nil
+	}
 	if off < w.off || off+int64(n) > w.off+int64(w.n) {
 		if err := w.fill(off, n); err != nil {
 			return nil, err
@@ -90,6 +94,10 @@ func (w *window) at(off int64, n int) ([]byte, error) {
 
 // read fills b from off: through the buffer what is in it or small, the rest past it.
 func (w *window) read(b []byte, off int64) error {
+	if off >= 0 && off <= int64(len(w.m)-len(b)) {
+		copy(b, w.m[off:])
+		return nil
+	}
 	if off >= w.off && off < w.off+int64(w.n) {
 		n := copy(b, w.buf[off-w.off:w.n])
 		b, off = b[n:], off+int64(n)

@@ -76,6 +76,15 @@ func (src *source) peek(b []byte, off int64) (n int, certain bool, err error) {
 // for an error of the disk or because somebody cut the file. Of the last page of a
 // file that was cut, all bytes behind its end read as 0, and that is no error.
 func copyMapped(dst, mapped []byte) (ok bool) {
+	_, ok, _ = guarded(func() (*flaw, error) {
+		copy(dst, mapped[:len(dst)])
+		return nil, nil
+	})
+	return ok
+}
+
+// guarded runs read, which reads a mapping; see copyMapped for ok.
+func guarded(read func() (*flaw, error)) (bad *flaw, ok bool, err error) {
 	before := debug.SetPanicOnFault(true)
 	defer func() {
 		debug.SetPanicOnFault(before)
@@ -86,8 +95,8 @@ func copyMapped(dst, mapped []byte) (ok bool) {
 			ok = false
 		}
 	}()
-	copy(dst, mapped[:len(dst)])
-	return true
+	bad, err = read()
+	return bad, true, err
 }
 
 // close unmaps and closes the file. Nobody reads it any more.
