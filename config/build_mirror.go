@@ -79,23 +79,31 @@ func (b *builder) timeouts(s *section, v *raidstorage.Timeouts) {
 
 // checkMembers refuses what a mirror cannot be made of.
 func (b *builder) checkMembers(v *Mirror) {
-	var gc *bool
+	keep, drop := "", "" // members with pack-gc off, and on
 	for _, m := range v.Members {
 		fault := func(format string, args ...any) { b.l.faults.add(m.Pos, fmt.Sprintf(format, args...), "") }
+		gc := true
 		switch k := m.Kind.(type) {
 		case *FileStorage:
 			if k.ReadOnly {
 				fault("member %s: read-only is on, so that it could not follow the others", quote(m.Name))
 			}
-			// Members that are packed differently would not hold the same any more.
-			if gc != nil && *gc != k.PackGC {
-				fault("member %s: pack-gc must be the same for all members", quote(m.Name))
-			}
-			gc = &k.PackGC
+			gc = k.PackGC
 		case *ZEOClient:
 			if k.ReadOnly || k.ReadOnlyFallback {
 				fault("member %s: read-only or read-only-fallback is on, so that it might not follow the others", quote(m.Name))
 			}
+			continue // what its server does is not known
+		}
+		if gc {
+			drop = or(drop, m.Name)
+		} else {
+			keep = or(keep, m.Name)
+		}
+		// A mirror decides once for all members what is garbage.
+		if keep != "" && drop != "" {
+			fault("member %s: pack-gc is off for %s and on for %s; it must be the same for all", quote(m.Name), quote(keep), quote(drop))
+			return
 		}
 	}
 }

@@ -166,7 +166,7 @@ func faultCases() []faultCase {
 				"zeo.conf:6: <raidstorage a/b> needs the key state-dir: its name is no name for a directory",
 				"zeo.conf:7: a member of a <raidstorage> must have a name, as in <mappingstorage 1>",
 				`zeo.conf:8: member "x": read-only is on, so that it could not follow the others`,
-				`zeo.conf:12: member "y": pack-gc must be the same for all members`,
+				`zeo.conf:12: member "y": pack-gc is off for "y" and on for "x"; it must be the same for all`,
 				"zeo.conf:16: write-quorum: 4 is not between 1 and 3",
 				"zeo.conf:17: start-quorum: 0 is not between 1 and 3",
 				`zeo.conf:18: read-policy: "round-robbin" is no read policy; did you mean round-robin?`,
@@ -176,6 +176,9 @@ func faultCases() []faultCase {
 					"read-policy, auto-recover, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
 					"read-only, cluster-mode, fail-mode, blob-dir, shared-blob-dir",
 			}},
+		{name: "mirror that packs in two ways", template: atEnd, text: "<raidstorage a>\n<filestorage x>\npath x\npack-gc off\n</filestorage>\n" +
+			"<mappingstorage y/>\n<mappingstorage z/>\n<zeoclient c>\nserver 1\n</zeoclient>\n</raidstorage>",
+			want: one(`zeo.conf:11: member "y": pack-gc is off for "x" and on for "y"; it must be the same for all`)},
 		{name: "mirror of nothing", template: atEnd, text: "<raidstorage a/>",
 			want: one("zeo.conf:6: <raidstorage a> has no members; put sections such as <filestorage 1> into it")},
 		{name: "log", template: atEnd, text: "<eventlog>\nlevel loud\n<logfile>\nlevel 51\nold-files 2\n</logfile>\n" +

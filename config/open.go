@@ -126,10 +126,21 @@ func (f *FileStorage) open(ctx context.Context, logger *slog.Logger) (raidstorag
 // reached stays, as other databases may refer to it.
 type keepGarbage struct{ *filestorage.Storage }
 
+var _ raidstorage.GarbageFinder = keepGarbage{}
+
 // Pack implements raidstorage.Packer.
 func (k keepGarbage) Pack(ctx context.Context, opts raidstorage.PackOptions) error {
+	if opts.Decided && len(opts.Garbage) > 0 {
+		return &raidstorage.InvalidError{Op: "pack", Reason: "pack-gc is off for " + k.Name()}
+	}
 	opts.GC = false
 	return k.Storage.Pack(ctx, opts)
+}
+
+// FindGarbage implements raidstorage.GarbageFinder: there is none, so that a mirror of
+// such storages drops none either.
+func (k keepGarbage) FindGarbage(ctx context.Context, _ raidstorage.TID, decide func(context.Context) error) ([]raidstorage.OID, error) {
+	return nil, decide(ctx)
 }
 
 func (z *ZEOClient) open(ctx context.Context, logger *slog.Logger) (raidstorage.Storage, error) {

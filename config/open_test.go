@@ -141,26 +141,54 @@ func TestAllKindsOpen(t *testing.T) {
 func TestPackWithoutGCKeepsWhatCannotBeReached(t *testing.T) {
 	t.Parallel()
 	for _, gc := range []bool{true, false} {
-		c := &config.Config{Storages: []config.Storage{{Name: "1", Kind: &config.FileStorage{
-			Path: filepath.Join(t.TempDir(), "Data.fs"), PackGC: gc,
-		}}}}
-		s := open(t, c).Storages["1"]
-		const record = "N.N." // a class and a state without references
-		commitAt(t, s, 0, record)
-		commitAt(t, s, 1, record)
-		packer, err := raidstorage.Can[raidstorage.Packer](s)
-		if err != nil {
-			t.Fatal(err)
+		dir := t.TempDir()
+		file := func(name string) config.Storage {
+			return config.Storage{Name: name, Kind: &config.FileStorage{Path: filepath.Join(dir, name), PackGC: gc}}
 		}
-		opts := raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true}
-		if err := packer.Pack(t.Context(), opts); err != nil {
-			t.Fatal(err)
-		}
-		_, err = s.LoadBefore(t.Context(), 1, raidstorage.MaxTID)
-		if kept := err == nil; kept == gc {
-			t.Errorf("pack-gc %v: %v", gc, err)
+		c := &config.Config{Storages: []config.Storage{
+			file("alone"),
+			{Name: "mirror", Kind: &config.Mirror{
+				Members: []config.Storage{file("a"), file("b")}, StateDir: filepath.Join(dir, "state"),
+			}},
+		}}
+		for name, s := range open(t, c).Storages {
+			const record = "N.N." // a class and a state without references
+			commitAt(t, s, 0, record)
+			commitAt(t, s, 1, record)
+			commitAt(t, s, 2, record)
+			packer, err := raidstorage.Can[raidstorage.Packer](s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			opts := raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true}
+			if err := packer.Pack(t.Context(), opts); err != nil {
+				t.Errorf("%s with pack-gc %v: %v", name, gc, err)
+			}
+			_, err = s.LoadBefore(t.Context(), 1, raidstorage.MaxTID)
+			if kept := err == nil; kept == gc {
+				t.Errorf("%s with pack-gc %v: %v", name, gc, err)
+			}
 		}
 	}
+}
+
+func TestAStorageWithoutGCRefusesWhatAnotherOneFound(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{Storages: []config.Storage{
+		{Name: "1", Kind: &config.FileStorage{Path: filepath.Join(t.TempDir(), "Data.fs")}},
+	}}
+	s := open(t, c).Storages["1"]
+	commitAt(t, s, 0, "N.N.")
+	packer, err := raidstorage.Can[raidstorage.GarbageFinder](s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := raidstorage.PackOptions{Through: raidstorage.MaxTID, Decided: true, Garbage: []raidstorage.OID{0}}
+	err = packer.Pack(t.Context(), opts)
+	if _, ok := errors.AsType[*raidstorage.InvalidError](err); !ok {
+		t.Errorf("Pack: %v", err)
+	}
+	checkData(t, s, 0, "N.N.")
 }
 
 func TestOpenIsAllOrNothing(t *testing.T) {
