@@ -113,8 +113,9 @@ func (a *arguments) int(i int) int64 {
 	return v
 }
 
+// intOr is an int, or def if it was left out; None is none.
 func (a *arguments) intOr(i int, def int64) int64 {
-	if !a.has(i) {
+	if i >= len(a.items) {
 		return def
 	}
 	return a.int(i)

@@ -2,6 +2,7 @@ package zeoserver
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/zeoraid/raidstorage"
@@ -50,6 +51,9 @@ func (c *conn) describe(meta raidstorage.Meta, override bool, own ...zeowire.Pai
 
 // history lists the transactions that wrote an object.
 func (c *conn) history(k call, args *arguments) error {
+	if !args.has(0) { // ZEO's storages look it up before they look at the rest
+		return zeowire.NewException(zeowire.ClassPOSKey, zeowire.None())
+	}
 	oid, size := args.oid(0), args.intOr(1, 1)
 	if args.err != nil {
 		return args.err
@@ -138,7 +142,7 @@ func (c *conn) undoEntry(i raidstorage.TxnInfo) zeowire.Value {
 }
 
 // matches tells whether an entry has all items of a specification; a missing one is
-// None. A Prefix equals what begins with it, in path segments.
+// None.
 func matches(entry zeowire.Value, spec []zeowire.Value) bool {
 	for i := 0; i+1 < len(spec); i += 2 {
 		name, ok := spec[i].Text()
@@ -158,6 +162,8 @@ func matches(entry zeowire.Value, spec []zeowire.Value) bool {
 	return true
 }
 
+// hasPrefix is Prefix.__eq__: the segments of the path are the first ones of what it
+// is compared with, whose last segment may have a user's name after a space.
 func hasPrefix(have zeowire.Value, prefix string) bool {
 	text, ok := have.Text()
 	if b, isBytes := have.Bytes(); isBytes {
@@ -166,6 +172,10 @@ func hasPrefix(have zeowire.Value, prefix string) bool {
 	if !ok {
 		return false
 	}
-	prefix = strings.TrimSuffix(prefix, "/")
-	return prefix == "" || text == prefix || strings.HasPrefix(text, prefix+"/")
+	path, want := strings.Split(text, "/"), strings.Split(prefix, "/")
+	last := path[len(path)-1]
+	if i := strings.LastIndexByte(last, ' '); i >= 0 {
+		path[len(path)-1] = last[:i]
+	}
+	return len(path) >= len(want) && slices.Equal(path[:len(want)], want)
 }
