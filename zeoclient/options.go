@@ -44,12 +44,15 @@ type Options struct {
 	Name string
 	// Logger is told of connections made and lost; nil: nobody.
 	Logger *slog.Logger
+
+	writableAgain time.Duration // how often a read-only fallback looks for a writable server
 }
 
 const (
 	defaultDialTimeout = 10 * time.Second
 	defaultCallTimeout = 30 * time.Second
 	defaultMaxFrame    = 256 << 20
+	writableAgain      = 30 * time.Second
 )
 
 // Validate returns all that is wrong with the options, as *raidstorage.InvalidErrors.
@@ -92,6 +95,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxFrameBytes == 0 {
 		o.MaxFrameBytes = defaultMaxFrame
+	}
+	if o.writableAgain == 0 {
+		o.writableAgain = writableAgain
 	}
 	if o.Name == "" {
 		o.Name = strings.Join(o.Addresses, ",") + "/" + o.Storage

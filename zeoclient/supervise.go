@@ -14,9 +14,6 @@ const (
 	lastBackoff  = 10 * time.Second
 	// failFast is how long calls do not wait for another attempt after a failed one.
 	failFast = 100 * time.Millisecond
-	// writableAgain is how often a read-only fallback looks for a server that may be
-	// written to.
-	writableAgain = 30 * time.Second
 )
 
 // supervise keeps the storage connected. It ends with ctx, which Close ends.
@@ -54,7 +51,7 @@ func (s *Storage) supervise(ctx context.Context) {
 func (s *Storage) watch(ctx context.Context, c *conn) {
 	var again <-chan time.Time
 	if c.readOnly && !s.opts.ReadOnly {
-		ticker := time.NewTicker(writableAgain)
+		ticker := time.NewTicker(s.opts.writableAgain)
 		defer ticker.Stop()
 		again = ticker.C
 	}
