@@ -78,3 +78,36 @@ func (c *client) loadMany(seed, n, inflight int) {
 		}
 	}
 }
+
+// BenchmarkCommit commits one record of 400 bytes at a time to a file, each durable.
+func BenchmarkCommit(b *testing.B) {
+	for _, n := range []int{1, 8} {
+		b.Run(fmt.Sprintf("connections=%d", n), func(b *testing.B) {
+			s, err := filestorage.Open(context.Background(), filepath.Join(b.TempDir(), "Data.fs"), filestorage.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			srv := serve(b, zeoserver.Config{Storages: map[string]raidstorage.Storage{"1": s}})
+			record := string(make([]byte, 400))
+			var clients []*client
+			for range n {
+				c := srv.connect(b)
+				c.nc.SetDeadline(noDeadline)
+				clients = append(clients, c)
+			}
+			b.ResetTimer()
+			var group sync.WaitGroup
+			for i, c := range clients {
+				group.Go(func() {
+					serial := raidstorage.TID(0)
+					for range b.N/n + 1 {
+						serial = c.commit(write{uint64(i + 1), serial, record})
+						c.async = nil
+					}
+				})
+			}
+			group.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+		})
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -387,5 +386,3 @@ func fill(t testing.TB, s raidstorage.Storage, n, size int) raidstorage.TID {
 	}
 	return last
 }
-
-func quoted(v any) string { return fmt.Sprintf("%q", v) }
