@@ -114,6 +114,9 @@ type Mirror struct {
 	ReadPolicy  raidstorage.ReadPolicy
 	AutoRecover bool
 	Timeouts    raidstorage.Timeouts
+	// Force names members to trust although others may hold more, see
+	// raidstorage.Config. No file says it: it is for one start.
+	Force []string
 }
 
 // Log is the <eventlog> section. The default is level info. Without Files the log goes
