@@ -74,15 +74,16 @@ func includedPath(base, name string) (string, error) {
 	case isURL:
 		return "", fmt.Errorf("%s: only files can be included", quote(name))
 	}
-	if strings.Contains(name, "#") {
-		return "", fmt.Errorf("%s: a path must not have a \"#\" in it", quote(name))
+	name, fragment, _ := strings.Cut(name, "#")
+	if fragment != "" {
+		return "", fmt.Errorf("%s: a path must not have a \"#\" in it", quote(name+"#"+fragment))
 	}
 	// ZConfig goes by way of URLs, from which Python removes these.
 	name = strings.NewReplacer("\t", "", "\r", "", "\n", "").Replace(name)
 	if plain, err := url.PathUnescape(name); err == nil {
 		name = plain
 	}
-	if strings.ContainsRune(name, 0) {
+	if strings.ContainsRune(name, 0) || strings.HasSuffix(name, "/") {
 		return "", fmt.Errorf("%s is no path", quote(name))
 	}
 	if filepath.IsAbs(name) {

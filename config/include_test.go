@@ -44,7 +44,7 @@ func TestIncludedFilesStandWhereTheyAreIncluded(t *testing.T) {
 func TestFaultsOfIncludesNameBothFiles(t *testing.T) {
 	t.Parallel()
 	path := write(t, map[string]string{
-		"zeo.conf": "%include a.conf\n%include http://example.org/zeo.conf\n%include $x\n%include b#c\n%include dir\n%include file://a\n",
+		"zeo.conf": "%include a.conf\n%include http://example.org/zeo.conf\n%include $x\n%include b#c\n%include dir\n%include file://a\n%include a.conf/\n",
 		"a.conf":   "<zeo>\n%include zeo.conf\n%include missing.conf\naddress 1\nadress 1\n</zeo>\n</zeo>\n<raidstorage>\n",
 		"dir/file": "",
 	})
@@ -67,6 +67,7 @@ func TestFaultsOfIncludesNameBothFiles(t *testing.T) {
 		`DIR/zeo.conf:4: %include: "b#c": a path must not have a "#" in it`,
 		`DIR/zeo.conf:5: %include: "DIR/dir" is no file`,
 		`DIR/zeo.conf:6: %include: "file://a" names no file`,
+		`DIR/zeo.conf:7: %include: "a.conf/" is no path`,
 	}); d != "" {
 		t.Error(d)
 	}

@@ -23,7 +23,7 @@ import (
 	"github.com/zeoraid/raidstorage/config"
 )
 
-var seed = flag.Uint64("config.seed", 0, "seed of the random files; 0 chooses one")
+var seed = flag.Uint64("config.seed", 1, "seed of the random files; 0 chooses one")
 
 // python is the interpreter with the real ZConfig and ZEO.
 func python(t testing.TB) string {
