@@ -67,7 +67,8 @@ func (t *txn) finish(k call) {
 		return
 	}
 	st.stats.commits.Add(1)
-	info := zeowire.AsyncCall(zeowire.Info, st.sizeInfo(ctx))
+	objects, bytes, stale := st.recentSize(ctx)
+	info := sizeInfo(objects, bytes)
 	oids := append(t.changed, t.vote.Changed...)
 	ticket := t.ticket
 	t.ticket = nil
@@ -80,6 +81,9 @@ func (t *txn) finish(k call) {
 	})
 	<-ticket.published // soon: those before it are finishing, too
 	t.settle()
+	if stale {
+		st.size(c.dead)
+	}
 }
 
 // lostFinish looks whether a transaction whose finish failed is there, so that the

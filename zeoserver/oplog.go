@@ -41,6 +41,7 @@ type op struct {
 type opLog struct {
 	memory int64 // bytes left in memory
 	dir    string
+	again  bool     // the files may be needed for another vote
 	ops    []op     // the first ones
 	blobs  []string // paths of files that are the log's
 
@@ -211,7 +212,7 @@ func (l *opLog) stage(ctx context.Context, tx raidstorage.Txn, o *op, blob uint3
 	switch o.kind {
 	case opStore, opBlob:
 		if blob > 0 {
-			return stageBlob(ctx, tx, o, l.blobs[blob-1])
+			return l.stageBlob(ctx, tx, o, l.blobs[blob-1])
 		}
 		return tx.Store(ctx, o.oid, o.serial, o.data)
 	case opDelete:
@@ -228,7 +229,17 @@ func (l *opLog) stage(ctx context.Context, tx raidstorage.Txn, o *op, blob uint3
 	return tx.Restore(ctx, rec)
 }
 
-func stageBlob(ctx context.Context, tx raidstorage.Txn, o *op, path string) error {
+// blobMover is a transaction that takes a file over, instead of copying it: the copy
+// of a large blob would keep others waiting for the commit lock. After an error the
+// file is where it was.
+type blobMover interface {
+	MoveBlob(ctx context.Context, oid raidstorage.OID, serial raidstorage.TID, data []byte, path string) error
+}
+
+func (l *opLog) stageBlob(ctx context.Context, tx raidstorage.Txn, o *op, path string) error {
+	if mover, ok := tx.(blobMover); ok && !l.again {
+		return mover.MoveBlob(ctx, o.oid, o.serial, o.data, path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err

@@ -64,7 +64,7 @@ func (s *Server) pack(st *served, through raidstorage.TID) error {
 		return err
 	}
 	s.cfg.Logger.Info("pack is done", "storage", st.name, "tid", through.String())
-	info := zeowire.AsyncCall(zeowire.Info, st.sizeInfo(s.dead))
+	info := sizeInfo(st.size(s.dead))
 	for _, c := range st.order.all() {
 		c.out.send(func(w *zeowire.Writer) error { return w.Message(info) })
 	}

@@ -51,10 +51,10 @@ func (o *outbox) publish(tid raidstorage.TID, oids []raidstorage.OID, encode fun
 	r.pubs = append(r.pubs, publication{r.seq, tid, oids})
 }
 
-// beginLoad returns the mark of a load that asks the storage from now on. Each is
-// followed by one endLoadLocked.
+// beginLoad returns the mark of a load that asks the storage from now on, when there
+// is room for its answer. Each is followed by one endLoadLocked.
 func (o *outbox) beginLoad() (mark uint64) {
-	o.mu.Lock()
+	o.lockForRoom(o.forAnswers())
 	defer o.mu.Unlock()
 	o.recent.loads++
 	return o.recent.seq

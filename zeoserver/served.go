@@ -18,6 +18,7 @@ type served struct {
 	order   *order
 	turn    turn
 	stats   stats
+	sizes   sizes
 	cancel  func() // of the subscription, nil if there is none
 }
 
@@ -85,24 +86,6 @@ func abort(tx raidstorage.Txn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), abortTime)
 	defer cancel()
 	return tx.Abort(ctx)
-}
-
-// sizeTime bounds how long a reply is held up for the size of the storage.
-const sizeTime = 5 * time.Second
-
-// size returns the number of objects and the bytes of the storage, 0 if unknown.
-func (st *served) size(ctx context.Context) (objects, bytes int64) {
-	sizer, err := raidstorage.Can[raidstorage.Sizer](st.storage)
-	if err != nil {
-		return 0, 0
-	}
-	ctx, cancel := context.WithTimeout(ctx, sizeTime)
-	defer cancel()
-	objects, bytes, err = sizer.Size(ctx)
-	if err != nil {
-		return 0, 0
-	}
-	return objects, bytes
 }
 
 func (st *served) status(s *Server) Status {

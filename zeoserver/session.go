@@ -71,12 +71,6 @@ func (c *conn) getInfo(k call, args *arguments) error {
 	})
 }
 
-// sizeInfo is the argument of info.
-func (st *served) sizeInfo(ctx context.Context) zeowire.Value {
-	objects, bytes := st.size(ctx)
-	return zeowire.Dict(zeowire.Entry("length", zeowire.Int(objects)), zeowire.Entry("size", zeowire.Int(bytes)))
-}
-
 func (c *conn) lastTransaction(k call, args *arguments) error {
 	c.store.order.answer(func(o *order) { k.reply(zeowire.TID(o.last)) })
 	return nil

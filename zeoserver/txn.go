@@ -94,7 +94,7 @@ func (c *conn) tpcBegin(k call, args *arguments) error {
 		return err
 	}
 	cfg := &c.srv.cfg
-	c.txn = &txn{c: c, id: id.Clone(), meta: meta, log: opLog{memory: cfg.StageMemoryBytes, dir: cfg.TempDir}}
+	c.txn = &txn{c: c, id: id.Clone(), meta: meta, log: opLog{memory: cfg.StageMemoryBytes, dir: cfg.TempDir, again: cfg.ClientConflictResolution}}
 	c.store.stats.active.Add(1)
 	k.reply(zeowire.None())
 	return nil
