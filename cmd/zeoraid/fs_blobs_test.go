@@ -78,3 +78,12 @@ func TestRecoverTakesBlobs(t *testing.T) {
 		t.Errorf("without a new directory: status %d: %s", status, err)
 	}
 }
+
+// The blobs of one file are no orphans in another.
+func TestABlobDirectoryIsOfOneFile(t *testing.T) {
+	t.Parallel()
+	file, dir := blobs(t)
+	if status, out, err := command(t, "fs", "check", "-blob-dir", dir, file, file); status != 3 || out != "" || !strings.Contains(err, "usage: zeoraid") {
+		t.Errorf("status %d\n%s%s", status, out, err)
+	}
+}

@@ -16,9 +16,13 @@ func (e env) fsCheck(ctx context.Context, args []string) int {
 		"Exit status: 0 nothing is wrong, warnings aside, 2 something is, 3 that could not be told.")
 	common.register(set)
 	live := set.Bool("live", false, "the file may be in use: an unfinished transaction at its end is no finding, nor are temporary files")
-	blobs := set.String("blob-dir", "", "the directory of the blobs; without it they are not looked for")
+	blobs := set.String("blob-dir", "", "the directory of the blobs of the one FILE; without it they are not looked for")
 	if status, ok := e.parse(set, args, 1, math.MaxInt); !ok {
 		return status
+	}
+	if *blobs != "" && set.NArg() > 1 { // the blobs of one would belong to nothing in the others
+		set.Usage()
+		return exitUnknown
 	}
 	status := exitClean
 	for _, path := range set.Args() {
