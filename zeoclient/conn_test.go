@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,20 +158,18 @@ func TestConnectionLostAtEveryMessage(t *testing.T) {
 			f := startFake(t)
 			s := connectTo(t, f, nil)
 			for n := 0; ; n++ {
-				left := n
-				fired := false
-				f.setHook(func(c *fakeConn, m zeowire.Message) bool {
-					if fired || left > 0 {
-						left--
+				var seen, fired atomic.Int64
+				f.setHook(func(c *fakeConn, _ zeowire.Message) bool {
+					if seen.Add(1) != int64(n)+1 {
 						return false
 					}
-					fired = true
+					fired.Store(1)
 					kill.do(c)
 					return true
 				})
 				err := workload(bounded(t), s)
 				f.setHook(nil)
-				if !fired {
+				if fired.Load() == 0 {
 					if err != nil {
 						t.Errorf("nothing went wrong, and yet: %v", err)
 					}
@@ -224,6 +223,7 @@ func TestHostileReplies(t *testing.T) {
 					t.Errorf("%v: %v", v, err)
 				}
 				f.setHook(nil)
+				f.cut() // an empty dict is a right answer to get_info, of a server that can do nothing
 				until(t, "a good connection", func() bool { return workload(bounded(t), s) == nil })
 			}
 		})
