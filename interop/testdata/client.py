@@ -4,7 +4,8 @@
                                  a change of the root that makes an old object garbage,
                                  and with a blob
   client.py check ADDRESS COUNT  checks that all is there
-  client.py file PATH COUNT      the same, in a storage's file with its blobs in PATH-blobs
+  client.py file PATH COUNT      the same, in a storage's file with its blobs in PATH-blobs,
+                                 or in X-blobs-b if PATH is X-b
 """
 import sys
 import tempfile
@@ -48,7 +49,8 @@ def fill(db, count):
 def main(command, where, count):
     with tempfile.TemporaryDirectory() as blobs:
         if command == "file":
-            storage = ZODB.FileStorage.FileStorage(where, read_only=True, blob_dir=where + "-blobs")
+            directory = where[:-2] + "-blobs-b" if where.endswith("-b") else where + "-blobs"
+            storage = ZODB.FileStorage.FileStorage(where, read_only=True, blob_dir=directory)
         else:
             storage = ZEO.client(address(where), blob_dir=blobs, wait_timeout=20)
         db = ZODB.DB(storage)
