@@ -100,6 +100,11 @@ func (s *server) dial(t testing.TB, enc zeowire.Encoding) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return shakeHands(t, nc, enc)
+}
+
+func shakeHands(t testing.TB, nc net.Conn, enc zeowire.Encoding) *client {
+	t.Helper()
 	t.Cleanup(func() { nc.Close() })
 	nc.SetDeadline(time.Now().Add(patience))
 	c := &client{t: t, nc: nc, enc: enc, frames: zeowire.NewFrameReader(bufio.NewReader(nc), 0)}
