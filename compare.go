@@ -19,19 +19,30 @@ type digest [sha256.Size]byte
 // dictionary and which each server pickles anew, while old databases have pickles of
 // other protocols, so its bytes say nothing about what it holds.
 func digestOf(ctx context.Context, txn *Transaction) (digest, error) {
-	records := make(map[OID][sha256.Size]byte)
+	i, err := identify(ctx, txn)
+	return i.digest, err
+}
+
+// identity is a transaction's tid and content.
+type identity struct {
+	tid     TID
+	digest  digest
+	meta    digest // of the metadata alone
+	records map[OID]digest
+}
+
+func identify(ctx context.Context, txn *Transaction) (identity, error) {
+	i := identity{tid: txn.TID, records: make(map[OID]digest)}
 	for r, err := range txn.Records {
-		if err != nil {
-			return digest{}, err
+		if err == nil {
+			i.records[r.OID], err = recordDigest(ctx, r)
 		}
-		sum, err := recordDigest(ctx, r)
 		if err != nil {
-			return digest{}, err
+			return i, err
 		}
-		records[r.OID] = sum
 	}
-	oids := make([]OID, 0, len(records))
-	for oid := range records {
+	oids := make([]OID, 0, len(i.records))
+	for oid := range i.records {
 		oids = append(oids, oid)
 	}
 	slices.Sort(oids)
@@ -46,15 +57,17 @@ func digestOf(ctx context.Context, txn *Transaction) (digest, error) {
 	put(tid[:])
 	put(txn.User)
 	put(txn.Description)
+	h.Sum(i.meta[:0])
 	for _, oid := range oids {
-		b, sum := oid.Bytes(), records[oid]
+		b, sum := oid.Bytes(), i.records[oid]
 		put(b[:])
 		put(sum[:])
 	}
-	return digest(h.Sum(nil)), nil
+	h.Sum(i.digest[:0])
+	return i, nil
 }
 
-func recordDigest(ctx context.Context, r Record) (sum [sha256.Size]byte, err error) {
+func recordDigest(ctx context.Context, r Record) (sum digest, err error) {
 	h := sha256.New()
 	if r.Data != nil {
 		h.Write([]byte{1})
@@ -94,9 +107,15 @@ func digestAt(ctx context.Context, s Storage, tid TID) (d digest, ok bool, err e
 
 // common is where two logs part.
 type common struct {
-	last  TID   // the last transaction that both have, 0 if none
+	last  TID   // the target's last transaction before that, 0 if none
 	first TID   // the first one that only one of them has, or that differs; 0 if the logs are equal
 	extra int64 // transactions of the target after last
+	// shared is the last transaction that both have, 0 if none. Less than last where
+	// a pack of the source has dropped what the target has.
+	shared TID
+	empty  bool // the target has no transactions
+	// The last packed transaction of each side.
+	targetHorizon, sourceHorizon TID
 }
 
 // firstWindow and windowGrowth shape the search for the last common transaction
@@ -111,10 +130,17 @@ const (
 // digest. It looks at the target's tail first (rule V1) and goes back in growing
 // steps, or compares everything if full is set. Only source transactions up to
 // through count. Everything before a common transaction is taken to be equal
-// unless full is set.
+// unless full is set. At and before the pack times of both see recovery_pack.go.
 func lastCommon(ctx context.Context, target, source Storage, through TID, full bool) (common, error) {
 	end, err := target.LastTID(ctx)
 	if err != nil {
+		return common{}, err
+	}
+	c := comparer{target: target, source: source, through: through}
+	if c.targetHorizon, err = packHorizon(ctx, target); err != nil {
+		return common{}, err
+	}
+	if c.sourceHorizon, err = packHorizon(ctx, source); err != nil {
 		return common{}, err
 	}
 	for span := TID(0); ; span = max(firstWindow, span*windowGrowth) {
@@ -122,9 +148,11 @@ func lastCommon(ctx context.Context, target, source Storage, through TID, full b
 		if !full && span < end {
 			from = end - span
 		}
-		c, found, err := compareFrom(ctx, target, source, from, through)
-		if err != nil || found || from <= 1 {
-			return c, err
+		found, err := c.compareFrom(ctx, from)
+		found.empty = end == 0
+		found.targetHorizon, found.sourceHorizon = c.targetHorizon, c.sourceHorizon
+		if err != nil || found.shared != 0 || from <= 1 {
+			return found, err
 		}
 		if span > MaxTID/windowGrowth {
 			span = MaxTID / windowGrowth
@@ -132,44 +160,65 @@ func lastCommon(ctx context.Context, target, source Storage, through TID, full b
 	}
 }
 
-// compareFrom walks both logs from a tid on, side by side, until they part. found
-// tells whether a common transaction was met. Source transactions after through
-// are not acknowledged and do not count.
-func compareFrom(ctx context.Context, target, source Storage, from, through TID) (c common, found bool, err error) {
-	targets, stopTargets := pull(ctx, target, from, MaxTID)
-	defer stopTargets()
-	sources, stopSources := pull(ctx, source, from, through)
-	defer stopSources()
-	for {
-		t, okT, err := targets()
-		if err != nil {
-			return c, false, err
-		}
-		s, okS, err := sources()
-		if err != nil {
-			return c, false, err
-		}
-		if okT && okS && t == s {
-			c.last, found = t.tid, true
-			continue
-		}
-		switch {
-		case okT && (!okS || t.tid <= s.tid):
-			c.first = t.tid
-		case okS:
-			c.first = s.tid
-		}
-		for ; okT && err == nil; t, okT, err = targets() {
-			c.extra++
-		}
-		return c, found, err
-	}
+// comparer compares two logs.
+type comparer struct {
+	target, source               Storage
+	targetHorizon, sourceHorizon TID
+	through                      TID
 }
 
-// identity is a transaction's tid and content.
-type identity struct {
-	tid    TID
-	digest digest
+// compareFrom walks both logs from a tid on, side by side, until they part. Source
+// transactions after through are not acknowledged and do not count.
+func (c *comparer) compareFrom(ctx context.Context, from TID) (found common, err error) {
+	targets, stopTargets := pull(ctx, c.target, from, MaxTID)
+	defer stopTargets()
+	sources, stopSources := pull(ctx, c.source, from, c.through)
+	defer stopSources()
+	t, okT, err := targets()
+	if err != nil {
+		return found, err
+	}
+	s, okS, err := sources()
+	for err == nil {
+		var goesOn bool
+		switch {
+		case okT && okS && t.tid == s.tid:
+			if goesOn, err = c.same(ctx, t, s); goesOn {
+				found.last, found.shared = t.tid, t.tid
+			}
+		case okT && (!okS || t.tid < s.tid):
+			if goesOn, err = droppedAt(ctx, c.source, c.sourceHorizon, t, identity{}); goesOn {
+				found.last = t.tid
+			}
+		case okT:
+			goesOn, err = droppedAt(ctx, c.target, c.targetHorizon, s, identity{})
+		}
+		if !goesOn || err != nil {
+			break
+		}
+		moveT, moveS := okT && (!okS || t.tid <= s.tid), okS && s.tid <= t.tid
+		if moveT {
+			if t, okT, err = targets(); err != nil {
+				break
+			}
+		}
+		if moveS {
+			s, okS, err = sources()
+		}
+	}
+	if err != nil {
+		return found, err
+	}
+	switch {
+	case okT && (!okS || t.tid <= s.tid):
+		found.first = t.tid
+	case okS:
+		found.first = s.tid
+	}
+	for ; okT && err == nil; t, okT, err = targets() {
+		found.extra++
+	}
+	return found, err
 }
 
 // pull returns the identities of a log one by one.
@@ -182,8 +231,7 @@ func pull(ctx context.Context, s Storage, from, through TID) (next func() (ident
 		for txn, err := range s.Iterate(ctx, from, through) {
 			i := item{err: err}
 			if err == nil {
-				i.id.tid = txn.TID
-				i.id.digest, i.err = digestOf(ctx, txn)
+				i.id, i.err = identify(ctx, txn)
 			}
 			if !yield(i) || i.err != nil {
 				return

@@ -8,6 +8,8 @@ package raidstorage
 //	copy     append what is missing, each transaction as it is, on condition that
 //	         the target still ends at its predecessor; round after round, as the
 //	         log grows meanwhile
+//	align    if they were packed apart, pack the target as the others were, or refuse
+//	         it (recovery_pack.go)
 //	join     with the commit slot held: copy the last few, compare the ends by
 //	         content, write the record, open it for reads and commits
 //
@@ -43,6 +45,7 @@ type RecoveryPhase string
 const (
 	PhaseCompare RecoveryPhase = "compare"
 	PhaseCopy    RecoveryPhase = "copy"
+	PhaseAlign   RecoveryPhase = "align"
 	PhaseJoin    RecoveryPhase = "join"
 )
 
@@ -196,7 +199,7 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 	b.cancelRecovery, b.recovery = nil, nil
 	if err != nil {
 		m.setStateLocked(b, eventRecoveryEnded, "recovery: "+err.Error())
-		b.parked = isA[*DivergedError](err)
+		b.parked = isA[*DivergedError](err) || isA[*DifferenceError](err)
 	}
 	m.mu.Unlock()
 	// What failed may be the target's connection, it may have become read-only, and a
@@ -216,6 +219,11 @@ type recovery struct {
 	last   TID // the end of the target's log
 	told   time.Time
 	turn   int // of the sources
+
+	found   common // by compare
+	empty   bool   // the target had nothing
+	uneven  bool   // it has another number of objects than a source
+	aligned bool   // it holds the same objects, see align
 }
 
 // joinLag is how many transactions may be left to copy under the commit slot.
@@ -231,6 +239,12 @@ func (r *recovery) run(ctx context.Context) error {
 		n, err := r.copyThrough(ctx, through, r.m.cfg.Timeouts.Vote)
 		if err != nil {
 			return err
+		}
+		if n <= joinLag && r.mustAlign() {
+			if err := r.align(ctx); err != nil {
+				return err
+			}
+			continue
 		}
 		if n <= joinLag {
 			joined, err := r.join(ctx)
@@ -270,7 +284,11 @@ func (r *recovery) compare(ctx context.Context) error {
 			return err
 		}
 	}
-	r.last = c.last
+	if c.shared == 0 && !c.empty && c.last != 0 {
+		return &DivergedError{Backend: r.b.cfg.Name, First: c.last,
+			Hint: "a pack of the others has left nothing that it has in common with them; empty it to use it here"}
+	}
+	r.last, r.found, r.empty = c.last, c, c.empty
 	return nil
 }
 
@@ -300,10 +318,10 @@ func (m *Mirror) settleOpen(ctx context.Context) error {
 
 // rollback cuts off what only the target has, if that was asked for.
 func (r *recovery) rollback(ctx context.Context, c common) (common, error) {
-	diverged := &DivergedError{Backend: r.b.cfg.Name, Common: c.last, First: c.first}
+	diverged := &DivergedError{Backend: r.b.cfg.Name, Common: c.shared, First: c.first}
 	truncater, err := Can[Truncater](r.target.storage)
 	switch {
-	case c.last == 0:
+	case c.shared == 0:
 		diverged.Hint = "it holds another database; empty it to use it here"
 		return c, diverged
 	case err != nil:
@@ -387,6 +405,13 @@ func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if !r.aligned && !r.empty {
+		same, err := r.sameCount(ctx, source)
+		if err != nil || !same {
+			r.uneven = true
+			return false, err
+		}
+	}
 	if err := r.sameEnd(ctx, source, last); err != nil {
 		return false, err
 	}
@@ -407,6 +432,9 @@ func (r *recovery) sameEnd(ctx context.Context, source *session, last TID) error
 		return fmt.Errorf("the target does not answer")
 	}
 	defer r.m.abortAll(ctx, []voter{tails[0].voter})
+	if last <= max(r.found.targetHorizon, r.found.sourceHorizon, r.m.record.PackHorizon) {
+		want = tails[0].digest // a pack may have dropped records of it; it was compared above
+	}
 	if tails[0].last != last || tails[0].digest != want {
 		return fmt.Errorf("the target ends at %v, which is not the others' %v", tails[0].last, last)
 	}
@@ -419,6 +447,8 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	m, name := r.m, r.b.cfg.Name
 	next := m.record.next(m.now(), name+" recovered")
 	next.Disabled = slices.DeleteFunc(next.Disabled, func(n string) bool { return n == name })
+	next.Unpacked = slices.DeleteFunc(next.Unpacked, func(n string) bool { return n == name })
+	next.PackHorizon = max(next.PackHorizon, r.found.targetHorizon)
 	if !slices.Contains(next.InSync, name) {
 		next.InSync = append(next.InSync, name)
 	}

@@ -276,7 +276,32 @@ func (m *Mirror) equalToSource(ctx context.Context, s, source *session) (bool, e
 		return false, &DivergedError{Backend: s.b.cfg.Name, Common: c.last, First: c.first,
 			Hint: "name the backend to start from in Force, or configure an empty one"}
 	}
+	if c.shared == 0 && !c.empty && c.last != 0 {
+		return false, &DivergedError{Backend: s.b.cfg.Name, First: c.last,
+			Hint: "a pack has left nothing that it has in common with the newest; configure an empty one"}
+	}
+	// Packed apart: a recovery will compare their objects (V1).
+	if c.targetHorizon != c.sourceHorizon || !m.sameSize(ctx, s, source) {
+		return false, nil
+	}
 	return c.first == 0 && !m.notForced(s.b), nil
+}
+
+// sameSize tells whether two storages have the same number of objects, as far as they
+// know.
+func (m *Mirror) sameSize(ctx context.Context, sessions ...*session) bool {
+	var counts []int64
+	for _, s := range sessions {
+		if sizer, err := Can[Sizer](s.storage); err == nil {
+			if n, err := within(ctx, m.cfg.Timeouts.Read, func(ctx context.Context) (int64, error) {
+				n, _, err := sizer.Size(ctx)
+				return n, err
+			}); err == nil {
+				counts = append(counts, n)
+			}
+		}
+	}
+	return len(counts) < len(sessions) || slices.Min(counts) == slices.Max(counts)
 }
 
 // failRest gives every backend that the record does not name its state and reason.
