@@ -426,6 +426,8 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 		switch err := p.failed[s]; {
 		case err != nil:
 			errs = gather(errs, err)
+		case c.lost[s] != nil:
+			errs = gather(errs, c.lost[s])
 		case c.err == nil && c.lacks[s] == nil && c.keeps[s] == nil && !s.dead.Load():
 			whole[s.b.cfg.Name] = true
 		}

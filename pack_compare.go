@@ -2,6 +2,7 @@ package raidstorage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -11,6 +12,7 @@ import (
 type packComparison struct {
 	lacks map[*session]*DifferenceError // those that lack what others have
 	keeps map[*session]*DifferenceError // those that hold what the pack should have dropped
+	lost  map[*session]error            // those that failed while they were compared
 	err   error                         // why it did not come to an end
 }
 
@@ -48,7 +50,7 @@ const packedApart = "it was packed at another time, or is damaged: replace it by
 // compare compares what the backends hold as of the cut. Only memory for a few
 // records is needed: they are walked side by side.
 func (p *packing) compare(ctx context.Context) *packComparison {
-	c := &packComparison{lacks: make(map[*session]*DifferenceError), keeps: make(map[*session]*DifferenceError)}
+	c := &packComparison{lost: make(map[*session]error)}
 	m := p.m
 	var sessions []*session
 	for _, s := range p.sessions {
@@ -58,12 +60,34 @@ func (p *packing) compare(ctx context.Context) *packComparison {
 			sessions = append(sessions, s)
 		}
 	}
-	if len(sessions) < 2 {
-		return c
+	for {
+		c.lacks, c.keeps = make(map[*session]*DifferenceError), make(map[*session]*DifferenceError)
+		if len(sessions) < 2 {
+			return c
+		}
+		p.progress(true, func(pp *PackProgress) { pp.Phase = PackComparing })
+		c.err = p.compareOnce(ctx, c, sessions)
+		i := slices.IndexFunc(sessions, func(s *session) bool { return isOf(c.err, s) })
+		if i < 0 || ctx.Err() != nil {
+			return c
+		}
+		c.lost[sessions[i]] = c.err // the others can be compared without it
+		m.fault(sessions[i], c.err)
+		sessions = slices.Delete(sessions, i, i+1)
+		c.err = nil
 	}
-	p.progress(true, func(pp *PackProgress) { pp.Phase = PackComparing })
+}
+
+// isOf tells whether err is a failure of s.
+func isOf(err error, s *session) bool {
+	b, ok := errors.AsType[*BackendError](err)
+	return ok && b.Backend == s.b.cfg.Name
+}
+
+func (p *packing) compareOnce(ctx context.Context, c *packComparison, sessions []*session) error {
 	compared := int64(0)
-	c.err = walkCurrent(ctx, m, sessions, func(oid OID, records []*Record) error {
+	defer func() { p.progress(true, func(pp *PackProgress) { pp.Compared = compared }) }()
+	return walkCurrent(ctx, p.m, sessions, func(oid OID, records []*Record) error {
 		if compared++; compared%1024 == 0 {
 			p.progress(false, func(pp *PackProgress) { pp.Compared = compared })
 		}
@@ -77,8 +101,6 @@ func (p *packing) compare(ctx context.Context) *packComparison {
 		}
 		return err
 	})
-	p.progress(true, func(pp *PackProgress) { pp.Compared = compared })
-	return c
 }
 
 // judge notes who is wrong about oid.
