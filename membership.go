@@ -29,10 +29,13 @@ type Membership struct {
 	PackHorizon TID      `json:"pack_horizon,omitempty"` // the greatest pack time: no undo at or before it, rules K2, K5
 	// Unpacked names the backends that may hold other old revisions and garbage than
 	// the rest: they were not there at the last pack, or it failed or was interrupted.
-	Unpacked []string    `json:"unpacked,omitempty"`
-	Lock     *RecordLock `json:"lock,omitempty"` // rule V6; never changed in place
-	Reason   string      `json:"reason"`
-	Time     time.Time   `json:"time"`
+	Unpacked []string `json:"unpacked,omitempty"`
+	// Damaged names the backends that a verification found to be wrong: they are
+	// compared as a whole before they are taken back.
+	Damaged []string    `json:"damaged,omitempty"`
+	Lock    *RecordLock `json:"lock,omitempty"` // rule V6; never changed in place
+	Reason  string      `json:"reason"`
+	Time    time.Time   `json:"time"`
 }
 
 // RecordLock says who is packing. A front-end that is alone removes what its dead
@@ -50,6 +53,7 @@ func (m Membership) next(now time.Time, reason string) Membership {
 	m.InSync = slices.Clone(m.InSync)
 	m.Disabled = slices.Clone(m.Disabled)
 	m.Unpacked = slices.Clone(m.Unpacked)
+	m.Damaged = slices.Clone(m.Damaged)
 	m.Joining = ""
 	m.Reason = reason
 	m.Time = now.UTC()

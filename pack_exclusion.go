@@ -6,26 +6,36 @@ import (
 	"time"
 )
 
-// BusyError says that a pack or a recovery is going on, with which another one must
-// not run (rule V6).
+// BusyError says that a pack, a recovery or a verification is going on, with which
+// another one must not run (rule V6).
 type BusyError struct {
 	Op     string // what was refused
-	Holder string // "pack", or the backends being recovered
-	Reason string // what it does
+	Holder string // what is going on: "pack", or like "recovery of b1"
+	Reason string // how far it is, where that is known
 	Since  time.Time
 }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("%s: %s is going on since %s: %s", e.Op, e.Holder, e.Since.Format(time.RFC3339), e.Reason)
+	msg := fmt.Sprintf("%s: a %s is going on since %s", e.Op, e.Holder, e.Since.Format(time.RFC3339))
+	if e.Reason != "" {
+		msg += ": " + e.Reason
+	}
+	return msg
 }
 
-// exclusion keeps packs and recoveries apart (V6): recoveries run beside each other,
-// a pack runs alone. A pack that waits lets no further recovery begin, so that it
+// exclusion keeps packs apart from recoveries and verifications (V6): those run beside
+// each other, a pack runs alone. A pack that waits lets none of them begin, so that it
 // gets its turn. All fields are guarded by Mirror.mu.
 type exclusion struct {
-	pack       *PackProgress // replaced, never changed in place; nil: no pack runs or waits
-	recovering map[string]time.Time
-	changed    chan struct{} // closed when one of them ends; nil if nobody waits
+	pack    *PackProgress // replaced, never changed in place; nil: no pack runs or waits
+	others  map[*sharer]bool
+	changed chan struct{} // closed when one of them ends; nil if nobody waits
+}
+
+// sharer is a recovery or verification that runs.
+type sharer struct {
+	what  string
+	since time.Time
 }
 
 // waitLocked returns a channel that is closed when something ends. The caller holds
@@ -52,26 +62,26 @@ func (x *exclusion) packBusyLocked(op string) *BusyError {
 	return &BusyError{Op: op, Holder: "pack", Reason: x.pack.String(), Since: x.pack.Started}
 }
 
-// recoveryBusyLocked says that recoveries are in the way, nil if none is.
-func (x *exclusion) recoveryBusyLocked(op string) *BusyError {
+// othersBusyLocked names the oldest of the others that is in the way, nil if none is.
+func (x *exclusion) othersBusyLocked(op string) *BusyError {
 	var busy *BusyError
-	for name, since := range x.recovering {
-		if busy == nil || since.Before(busy.Since) {
-			busy = &BusyError{Op: op, Holder: "recovery", Reason: "backend " + name + " is being recovered", Since: since}
+	for o := range x.others {
+		if busy == nil || o.since.Before(busy.Since) {
+			busy = &BusyError{Op: op, Holder: o.what, Since: o.since}
 		}
 	}
 	return busy
 }
 
-// exclusive begins a pack: when it returns nil no recovery runs and none begins until
-// end is called.
+// exclusive begins a pack: when it returns nil none of the others runs, and none
+// begins until end is called.
 func (x *exclusion) exclusive(ctx context.Context, m *Mirror, progress *PackProgress, noWait bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for {
 		busy := x.packBusyLocked("pack")
 		if busy == nil {
-			busy = x.recoveryBusyLocked("pack")
+			busy = x.othersBusyLocked("pack")
 		}
 		if busy == nil {
 			x.pack = progress
@@ -83,28 +93,37 @@ func (x *exclusion) exclusive(ctx context.Context, m *Mirror, progress *PackProg
 		mine := false
 		if x.pack == nil { // announce it
 			waiting := *progress
-			waiting.Reason = busy.Reason
+			waiting.Reason = "a " + busy.Holder
 			x.pack, mine = &waiting, true
 			m.tell(Event{Kind: EventPack, Time: m.now(), Condition: m.conditionLocked(), Pack: x.pack})
 		}
-		changed := x.waitLocked()
-		m.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		m.mu.Lock()
+		err := x.awaitLocked(ctx, m)
 		if mine {
 			x.pack = nil
 		}
-		if err := ctx.Err(); err != nil {
+		if err != nil {
 			x.wakeLocked()
 			return err
 		}
 	}
 }
 
-// end ends a pack and lets recoveries begin.
+// awaitLocked frees Mirror.mu until something ends.
+func (x *exclusion) awaitLocked(ctx context.Context, m *Mirror) error {
+	changed := x.waitLocked()
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.ctx.Done():
+		return ErrClosed
+	}
+}
+
+// end ends a pack and lets the others begin.
 func (x *exclusion) end(m *Mirror) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -115,20 +134,39 @@ func (x *exclusion) end(m *Mirror) {
 	}
 }
 
-// enterRecoveryLocked begins a recovery, or says what is in the way. The caller holds
-// Mirror.mu.
-func (x *exclusion) enterRecoveryLocked(name string, now time.Time) error {
-	if busy := x.packBusyLocked("recover " + name); busy != nil {
-		return busy
+// shareLocked begins a recovery or verification, or says that a pack is in the way.
+// The caller holds Mirror.mu.
+func (x *exclusion) shareLocked(op, what string, now time.Time) (*sharer, error) {
+	if busy := x.packBusyLocked(op); busy != nil {
+		return nil, busy
 	}
-	if x.recovering == nil {
-		x.recovering = make(map[string]time.Time)
+	if x.others == nil {
+		x.others = make(map[*sharer]bool)
 	}
-	x.recovering[name] = now
-	return nil
+	s := &sharer{what: what, since: now}
+	x.others[s] = true
+	return s, nil
 }
 
-func (x *exclusion) leaveRecoveryLocked(name string) {
-	delete(x.recovering, name)
+// share is shareLocked, which waits unless noWait is set.
+func (x *exclusion) share(ctx context.Context, m *Mirror, op, what string, noWait bool) (*sharer, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for {
+		s, err := x.shareLocked(op, what, m.now())
+		if err == nil || noWait {
+			return s, err
+		}
+		if err := x.awaitLocked(ctx, m); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// leave ends what share began.
+func (x *exclusion) leave(m *Mirror, s *sharer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(x.others, s)
 	x.wakeLocked()
 }

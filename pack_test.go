@@ -403,7 +403,7 @@ func TestV6PackWaitsForTheRecovery(t *testing.T) {
 		go func() { recovered <- m.Recover(t.Context(), "b2") }()
 		synctest.Wait()
 		busy := wantErr[*raidstorage.BusyError](t, "Pack", m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], NoWait: true}))
-		if busy.Holder != "recovery" {
+		if busy.Holder != "recovery of b2" {
 			t.Errorf("it says %v", busy)
 		}
 		go func() { packed <- m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], GC: true}) }()

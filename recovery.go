@@ -97,21 +97,23 @@ func (m *Mirror) RecoverWith(ctx context.Context, name string, opts RecoverOptio
 		if !isA[*BusyError](err) || opts.NoWait {
 			return err
 		}
-		m.mu.Lock()
-		if m.exclusion.pack == nil {
-			m.mu.Unlock()
-			continue
-		}
-		ended := m.exclusion.waitLocked()
-		m.mu.Unlock()
-		select {
-		case <-ended:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-m.ctx.Done():
-			return ErrClosed
+		// Not the supervisor waits, which has other things to do.
+		if err := m.awaitPack(ctx); err != nil {
+			return err
 		}
 	}
+}
+
+// awaitPack waits until no pack is in the way.
+func (m *Mirror) awaitPack(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.exclusion.pack != nil {
+		if err := m.exclusion.awaitLocked(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // requestRecovery asks b's supervisor and waits for its answer.
@@ -176,21 +178,19 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		return err
 	}
 	m.mu.Lock()
-	if err := m.exclusion.enterRecoveryLocked(b.cfg.Name, m.now()); err != nil {
+	shared, err := m.exclusion.shareLocked("recover "+b.cfg.Name, "recovery of "+b.cfg.Name, m.now())
+	if err != nil {
 		m.mu.Unlock()
 		return err
 	}
-	defer func() {
-		m.mu.Lock()
-		m.exclusion.leaveRecoveryLocked(b.cfg.Name)
-		m.mu.Unlock()
-	}()
+	defer m.exclusion.leave(m, shared)
 	if b.state == StateDisabled && !asked || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
 		state := b.state
 		m.mu.Unlock()
 		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %s is %v", b.cfg.Name, state)}
 	}
 	b.cancelRecovery = cancel
+	opts.Full = opts.Full || slices.Contains(m.shown.Damaged, b.cfg.Name)
 	b.recovery = &RecoveryProgress{Backend: b.cfg.Name, Phase: PhaseCompare, Started: m.now(), TransactionsToDo: -1, BytesToDo: -1}
 	m.mu.Unlock()
 	r := &recovery{m: m, b: b, target: s, opts: opts}
@@ -448,6 +448,7 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	next := m.record.next(m.now(), name+" recovered")
 	next.Disabled = slices.DeleteFunc(next.Disabled, func(n string) bool { return n == name })
 	next.Unpacked = slices.DeleteFunc(next.Unpacked, func(n string) bool { return n == name })
+	next.Damaged = slices.DeleteFunc(next.Damaged, func(n string) bool { return n == name })
 	next.PackHorizon = max(next.PackHorizon, r.found.targetHorizon)
 	if !slices.Contains(next.InSync, name) {
 		next.InSync = append(next.InSync, name)
