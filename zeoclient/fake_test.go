@@ -3,6 +3,7 @@ package zeoclient
 import (
 	"bufio"
 	"encoding/base64"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -301,6 +302,8 @@ func (c *fakeConn) handle(m zeowire.Message) bool {
 		c.reply(m, zeowire.List(oids...))
 	case zeowire.LoadBefore:
 		c.loadBefore(m, args)
+	case zeowire.RecordIternext:
+		c.recordIternext(m, args)
 	case zeowire.SendBlob:
 		c.sendBlob(m, args)
 	case zeowire.IteratorStart, zeowire.IteratorNext, zeowire.IteratorRecordStart, zeowire.IteratorRecordNext, zeowire.IteratorGC:
@@ -343,6 +346,35 @@ func (c *fakeConn) loadBefore(m zeowire.Message, args []zeowire.Value) {
 		_ = c.w.LoadReply(m.ID, data, serial, end)
 		c.flushLocked()
 	}
+}
+
+func (c *fakeConn) recordIternext(m zeowire.Message, args []zeowire.Value) {
+	from, _ := args[0].OID()
+	c.f.mu.Lock()
+	current := map[raidstorage.OID]fakeRecord{}
+	tids := map[raidstorage.OID]raidstorage.TID{}
+	for _, txn := range c.f.log {
+		for _, r := range txn.records {
+			current[r.oid], tids[r.oid] = r, txn.tid
+		}
+	}
+	c.f.mu.Unlock()
+	oids := slices.Sorted(maps.Keys(current))
+	i, _ := slices.BinarySearch(oids, from)
+	if i == len(oids) {
+		c.raise(m, zeowire.ValueError("empty tree"))
+		return
+	}
+	r := current[oids[i]]
+	if r.data == nil {
+		c.raise(m, zeowire.POSKeyError(r.oid))
+		return
+	}
+	next := zeowire.None()
+	if i+1 < len(oids) {
+		next = zeowire.OID(oids[i+1])
+	}
+	c.reply(m, zeowire.Tuple(zeowire.OID(r.oid), zeowire.TID(tids[r.oid]), zeowire.Bytes(r.data), next))
 }
 
 func (c *fakeConn) sendBlob(m zeowire.Message, args []zeowire.Value) {

@@ -179,9 +179,11 @@ func (s *Storage) tellFromLog(ctx context.Context, next note) {
 		return
 	}
 	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
-		if s.tellRange(ctx, next.tid) == nil {
+		err := s.tellRange(ctx, next.tid)
+		if err == nil {
 			return
 		}
+		s.opts.Logger.Debug("transactions of others are not read yet", "server", s.opts.Name, "tid", next.tid, "err", err)
 		timer := time.NewTimer(backoff)
 		select {
 		case <-ctx.Done():

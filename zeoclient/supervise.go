@@ -18,6 +18,11 @@ const (
 
 // supervise keeps the storage connected. It ends with ctx, which Close ends.
 func (s *Storage) supervise(ctx context.Context) {
+	defer func() {
+		if c := s.current(); c != nil { // perhaps one that Close did not see
+			c.close(raidstorage.ErrClosed)
+		}
+	}()
 	backoff := firstBackoff
 	for {
 		if c := s.current(); c != nil {

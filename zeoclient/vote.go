@@ -1,7 +1,6 @@
 package zeoclient
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +48,9 @@ func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
 		return raidstorage.Vote{}, err
 	}
 	c, err := t.s.connection(ctx)
+	if err == nil && c.readOnly { // since the transaction began
+		err = &raidstorage.ReadOnlyError{Storage: t.s.Name()}
+	}
 	if err != nil {
 		t.end()
 		<-t.s.commit
@@ -201,107 +203,6 @@ func (t *txn) conflict(ctx context.Context, oid raidstorage.OID, read raidstorag
 		return err
 	}
 	return &raidstorage.ConflictError{OID: oid, Committed: committed, Read: read}
-}
-
-// maxQuestions is how many questions of prepare are under way at the same time.
-const maxQuestions = 64
-
-// prepare asks for what must be known before, many questions at a time.
-func (t *txn) prepare(ctx context.Context) error {
-	var waiting []func() error
-	answers := func() error {
-		for _, answer := range waiting {
-			if err := answer(); err != nil {
-				return err
-			}
-		}
-		waiting = waiting[:0]
-		return nil
-	}
-	for i := range t.ops {
-		o := &t.ops[i]
-		var answer func() error
-		var err error
-		switch {
-		case o.dropped:
-		case o.current:
-			answer, err = t.askSerial(ctx, o.oid, &o.tid)
-		case o.kind == opRestore && o.dataTID != 0:
-			answer, err = t.askData(ctx, o)
-		}
-		if err != nil {
-			return err
-		}
-		if answer != nil {
-			waiting = append(waiting, answer)
-		}
-		if len(waiting) == maxQuestions {
-			if err := answers(); err != nil {
-				return err
-			}
-		}
-	}
-	return answers()
-}
-
-// askSerial asks for an object's current serial, 0 if there is no such object. The
-// function it returns waits for the answer.
-func (t *txn) askSerial(ctx context.Context, oid raidstorage.OID, serial *raidstorage.TID) (func() error, error) {
-	var tid raidstorage.TID
-	k := t.c.newCall(zeowire.GetTID, func(v zeowire.Value) error {
-		var ok bool
-		if tid, ok = v.TID(); !ok {
-			return violation("no tid")
-		}
-		return nil
-	})
-	if err := t.c.start(ctx, k, zeowire.OID(oid)); err != nil {
-		return nil, err
-	}
-	return func() error {
-		err := t.c.wait(ctx, k)
-		if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); none {
-			*serial = 0
-			return nil
-		}
-		if err != nil {
-			return t.c.mapped(k.name, err)
-		}
-		*serial = tid
-		return nil
-	}, nil
-}
-
-// askData drops a restored record's pointer if the data that it points to is not
-// there: Python's server raises an UndoError for an unknown transaction.
-func (t *txn) askData(ctx context.Context, o *op) (func() error, error) {
-	same := false
-	k := t.c.newCall(zeowire.LoadBefore, func(v zeowire.Value) error {
-		if v.IsNone() {
-			return nil
-		}
-		items, _ := v.Items()
-		if len(items) != 3 {
-			return violation("no triple")
-		}
-		data, _ := items[0].Bytes()
-		serial, _ := items[1].TID()
-		same = serial == o.dataTID && bytes.Equal(data, o.data)
-		return nil
-	})
-	if err := t.c.start(ctx, k, zeowire.OID(o.oid), zeowire.TID(min(o.dataTID, raidstorage.MaxTID-1)+1)); err != nil {
-		return nil, err
-	}
-	return func() error {
-		err := t.c.wait(ctx, k)
-		if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); err != nil && !none {
-			return t.c.mapped(k.name, err)
-		}
-		if !same {
-			o.dataTID = 0
-		}
-		return nil
-	}, nil
 }
 
 // sendAll sends the whole transaction, and the calls after it.
