@@ -53,6 +53,7 @@ type Server struct {
 	http     *http.Server
 	registry *prometheus.Registry
 	template *template.Template
+	verifier verifier
 	slots    chan struct{} // one for each request
 
 	ctx  context.Context // ends with Shutdown: of all operations
@@ -91,6 +92,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:      cfg,
 		registry: prometheus.NewRegistry(),
+		verifier: verifyMirror,
 		slots:    make(chan struct{}, cfg.MaxRequests),
 		jobs:     make(map[jobKey]*job),
 	}

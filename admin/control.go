@@ -140,19 +140,18 @@ func (s *Server) recover(q *request) {
 }
 
 func (s *Server) disable(q *request) {
-	ctx, cancel := context.WithTimeout(q.ctx, disableTime)
-	defer cancel()
-	j, ok := q.begin(context.WithoutCancel(q.ctx), func(ctx context.Context, j *job) {
+	reason := q.asked.Reason
+	if reason == "" {
+		reason = "by an operator"
+	}
+	events := q.mirror.Watch(q.ctx)
+	j, ok := q.begin(s.ctx, func(ctx context.Context, j *job) {
 		ctx, cancel := context.WithTimeout(ctx, disableTime)
 		defer cancel()
-		reason := q.asked.Reason
-		if reason == "" {
-			reason = "by an operator"
-		}
 		j.err = q.mirror.Disable(ctx, q.backend, reason)
 	})
 	if ok {
-		q.follow(j, q.mirror.Watch(ctx), nil, q.backend+" is disabled")
+		q.follow(j, events, nil, q.backend+" is disabled")
 	}
 }
 
@@ -165,10 +164,6 @@ func (s *Server) pack(q *request) {
 	}
 }
 
-func (s *Server) verify(q *request) {
-	refuse(q.w, http.StatusNotImplemented, *failureOf(&raidstorage.UnsupportedError{Storage: q.name, Capability: "Verify"}))
-}
-
 // begin starts the operation, or joins the one that is under way if it is the same, and
 // writes the first line. If it returns false the request is answered.
 func (q *request) begin(ctx context.Context, run func(context.Context, *job)) (*job, bool) {
@@ -179,7 +174,7 @@ func (q *request) begin(ctx context.Context, run func(context.Context, *job)) (*
 	}
 	same := j.asked
 	same.Wait = q.asked.Wait
-	if joined && same != q.asked {
+	if joined && (same != q.asked || q.op == OpVerify) { // a verification ends with its client
 		refuse(q.w, http.StatusConflict, Failure{Kind: KindBusy, Text: fmt.Sprintf("another %s is under way", q.op), Hint: "ask again when it has ended"})
 		return nil, false
 	}
@@ -219,6 +214,9 @@ func (q *request) follow(j *job, events <-chan raidstorage.Event, enough <-chan 
 			err = q.send(latest)
 		case <-j.done:
 			end := Message{Type: TypeEnd, Text: done, Failure: failureOf(j.err), Report: j.report}
+			if end.Failure == nil {
+				end.Failure = j.report.differences()
+			}
 			if end.Failure != nil {
 				end.Text = end.Failure.Text
 			}

@@ -32,6 +32,10 @@ type Request struct {
 	Reason   string `json:"reason,omitempty"`   // disable: for the record
 	Days     int    `json:"days,omitempty"`     // pack: what was current in the last days stays
 	NoGC     bool   `json:"no_gc,omitempty"`    // pack: keep what cannot be reached
+	Blobs    bool   `json:"blobs,omitempty"`    // verify: raidstorage.VerifyOptions, as the next two
+	KeepAll  bool   `json:"keep_all,omitempty"`
+	// BytesPerSecond bounds how fast records are compared, 0 for no bound.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
 }
 
 // Limits of a Request's fields.
@@ -52,6 +56,10 @@ func (r Request) validate(op Op) string {
 		return "reason is for disable"
 	case op != OpPack && (r.Days != 0 || r.NoGC):
 		return "days and no_gc are for pack"
+	case op != OpVerify && (r.Blobs || r.KeepAll || r.BytesPerSecond != 0):
+		return "blobs, keep_all and bytes_per_second are for verify"
+	case r.BytesPerSecond < 0:
+		return "bytes_per_second must not be negative"
 	case r.Days < 0 || r.Days > maxDays:
 		return fmt.Sprintf("days must be 0 to %d, not %d", maxDays, r.Days)
 	case len(r.Reason) > maxReason:

@@ -1,19 +1,87 @@
 package admin
 
-// Verify tells how far a verification is.
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+)
+
+// Verify tells how far a verification is: a raidstorage.VerifyProgress.
 type Verify struct {
-	Objects int64 `json:"objects"` // compared so far
-	Total   int64 `json:"total"`   // -1: not known
+	Phase        string `json:"phase"`
+	TID          TID    `json:"tid"`
+	Through      TID    `json:"through"`
+	OID          OID    `json:"oid"`
+	Transactions int64  `json:"transactions"`
+	Objects      int64  `json:"objects"`
+	Bytes        int64  `json:"bytes"`
+	Findings     int64  `json:"findings"`
 }
 
-// Report is what a verification found.
+// Report is what a verification found: a raidstorage.VerifyReport.
 type Report struct {
-	Objects     int64        `json:"objects"` // compared
-	Differences []Difference `json:"differences"`
+	Verify
+	Started  time.Time        `json:"started"`
+	Ended    time.Time        `json:"ended"`
+	Backends []string         `json:"backends"`
+	Listed   []Finding        `json:"listed"` // the first ones
+	Wrong    map[string]int64 `json:"wrong,omitempty"`
+	Degraded []string         `json:"degraded,omitempty"`
 }
 
-// Difference is something that backends do not hold alike.
-type Difference struct {
-	OID  string `json:"oid"`
-	Text string `json:"text"`
+// Finding is something that a backend holds differently: a raidstorage.Finding.
+type Finding struct {
+	Backend string `json:"backend"`
+	Kind    string `json:"kind"`
+	OID     OID    `json:"oid"`
+	TID     TID    `json:"tid"`
+	Detail  string `json:"detail,omitempty"`
+	Wrong   bool   `json:"wrong"`
+	Text    string `json:"text"` // all of it, for people
+}
+
+// OID is an object's id, in JSON 16 hex digits.
+type OID raidstorage.OID
+
+// String returns the 16 hex digits.
+func (o OID) String() string { return raidstorage.OID(o).String() }
+
+// MarshalText makes JSON show the digits.
+func (o OID) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote. Errors: *raidstorage.InvalidError.
+func (o *OID) UnmarshalText(b []byte) error {
+	v, err := raidstorage.ParseOID(string(b))
+	*o = OID(v)
+	return err
+}
+
+// verifier compares the backends of a mirror, and tells how far it is.
+type verifier func(ctx context.Context, m *raidstorage.Mirror, q Request, progress func(Verify)) (*Report, error)
+
+func (s *Server) verify(q *request) {
+	j, ok := q.begin(q.ctx, func(ctx context.Context, j *job) {
+		j.report, j.err = s.verifier(ctx, q.mirror, q.asked, func(v Verify) {
+			j.tell(Message{Type: TypeProgress, Verify: &v, Time: s.cfg.Clock().UTC(), Text: fmt.Sprintf(
+				"%s: %d transactions, %d objects, %d bytes compared, %d findings", v.Phase, v.Transactions, v.Objects, v.Bytes, v.Findings)})
+		})
+	})
+	if ok {
+		q.follow(j, nil, nil, "the backends hold the same")
+	}
+}
+
+// differences says that a verification found some, nil if it did not.
+func (r *Report) differences() *Failure {
+	if r == nil || r.Findings == 0 {
+		return nil
+	}
+	f := &Failure{Kind: KindDifferent, Text: fmt.Sprintf("the backends differ: %d findings", r.Findings)}
+	if len(r.Degraded) > 0 {
+		f.Text += fmt.Sprintf(", degraded %v", r.Degraded)
+		f.Hint = "when its disk is sound: zeoraid recover " + r.Degraded[0] + " -wait"
+	}
+	return f
 }

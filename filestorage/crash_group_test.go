@@ -103,6 +103,15 @@ type crashed struct {
 // fails is a beginning of the log, whole, with all that was acknowledged.
 func TestNoPowerFailureLosesOrTearsSharedCommits(t *testing.T) {
 	t.Parallel()
+	for name, opts := range map[string]filestorage.Options{"one by one": {}, "early": {SyncEarly: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			powerFailures(t, opts)
+		})
+	}
+}
+
+func powerFailures(t *testing.T, opts filestorage.Options) {
 	seed := uint64(os.Getpid())
 	if env := os.Getenv("RAIDSTORAGE_SEED"); env != "" {
 		var err error
@@ -120,7 +129,7 @@ func TestNoPowerFailureLosesOrTearsSharedCommits(t *testing.T) {
 		write(t, path, image)
 		tids, err := wholeTIDs(path)
 		if err != nil {
-			kept := filepath.Join(os.TempDir(), fmt.Sprintf("crash-%d.fs", seed))
+			kept := filepath.Join(os.TempDir(), fmt.Sprintf("crash-%d-%v.fs", seed, opts.SyncEarly))
 			write(t, kept, image)
 			t.Errorf("image %d, kept as %s: %v", n, kept, err)
 		}
@@ -129,7 +138,7 @@ func TestNoPowerFailureLosesOrTearsSharedCommits(t *testing.T) {
 			_ = os.Remove(name) // not all are there
 		}
 	}
-	s, err := filestorage.OpenWith(t.Context(), filepath.Join(dir, "Data.fs"), filestorage.Options{}, func(f filestorage.File) filestorage.File {
+	s, err := filestorage.OpenWith(t.Context(), filepath.Join(dir, "Data.fs"), opts, func(f filestorage.File) filestorage.File {
 		d.File = f
 		return d
 	})

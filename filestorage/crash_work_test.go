@@ -91,7 +91,7 @@ type crashWorkload struct {
 }
 
 func (l crashWorkload) options(dir string, seed uint64) filestorage.Options {
-	opts := filestorage.Options{PackDropOld: seed%4 >= 2, SaveIndexAfter: l.saveAfter}
+	opts := filestorage.Options{PackDropOld: seed%4 >= 2, SyncEarly: seed%8 >= 4, SaveIndexAfter: l.saveAfter}
 	if l.blobs {
 		opts.BlobDir = filepath.Join(dir, crashBlobs)
 	}

@@ -74,6 +74,10 @@ type Options struct {
 	MustExist bool
 	// Durability is Sync by default.
 	Durability Durability
+	// SyncEarly begins to sync a transaction when it has voted, so that its Finish
+	// waits for one sync instead of two, if it comes a round trip later: it is for
+	// storages behind a server. A transaction that aborts has then been synced in vain.
+	SyncEarly bool
 	// BlobDir is the directory of the blobs, Python's blob_dir. It is made when it is
 	// missing, unless ReadOnly. Empty means that the storage has no blobs. No two
 	// storages may share one. What a pack removes of it is kept in BlobDir.old.
@@ -100,6 +104,7 @@ type Storage struct {
 	path     string
 	readOnly bool
 	sync     bool
+	early    bool // Options.SyncEarly
 	clock    func() time.Time
 	log      *slog.Logger
 	f        *source  // replaced only with commit and mu held

@@ -89,6 +89,9 @@ func (s *Storage) enqueue(p *pending) (wait bool, err error) {
 	p.shown = p.t.meta.Deferred && s.end == s.tail
 	s.queue = append(s.queue, p)
 	s.tail, s.tailTID = p.next, p.tid
+	if p.synced && len(s.queue) == 1 {
+		s.synced = 1
+	}
 	if !p.shown {
 		for i := range p.records {
 			s.queuedAt[p.records[i].oid] = p.records[i].pos

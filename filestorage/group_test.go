@@ -40,9 +40,14 @@ func (g *gate) Sync() error {
 // gated returns a storage with object 1 in it; after that, syncs wait.
 func gated(t *testing.T) (*filestorage.Storage, *gate, raidstorage.TID) {
 	t.Helper()
+	return gatedWith(t, filestorage.Options{})
+}
+
+func gatedWith(t *testing.T, opts filestorage.Options) (*filestorage.Storage, *gate, raidstorage.TID) {
+	t.Helper()
 	g := &gate{reached: make(chan struct{}), pass: make(chan error)}
 	g.open.Store(true)
-	s, err := filestorage.OpenWith(t.Context(), filepath.Join(t.TempDir(), "Data.fs"), filestorage.Options{}, func(f filestorage.File) filestorage.File {
+	s, err := filestorage.OpenWith(t.Context(), filepath.Join(t.TempDir(), "Data.fs"), opts, func(f filestorage.File) filestorage.File {
 		g.File = f
 		return g
 	})

@@ -67,7 +67,7 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 // newStorage returns a storage without its file.
 func newStorage(path string, opts Options) *Storage {
 	s := &Storage{
-		path: path, readOnly: opts.ReadOnly, sync: opts.Durability == Sync, clock: opts.Clock, log: opts.Logger,
+		path: path, readOnly: opts.ReadOnly, sync: opts.Durability == Sync, early: opts.SyncEarly, clock: opts.Clock, log: opts.Logger,
 		commit: make(chan struct{}, 1), syncing: make(chan struct{}, 1), following: make(chan struct{}, 1),
 		packing: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
 		dir: osDir{}, dropOld: opts.PackDropOld,

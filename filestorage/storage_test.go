@@ -48,3 +48,12 @@ func TestFileStorageConforms(t *testing.T) {
 	t.Parallel()
 	storagetest.Run(t, fixture(filestorage.NoSync))
 }
+
+func TestFileStorageThatSyncsEarlyConforms(t *testing.T) {
+	t.Parallel()
+	f := fixture(filestorage.Sync)
+	f.Open = func(t testing.TB) raidstorage.Storage {
+		return openFor(t, filepath.Join(t.TempDir(), "Data.fs"), filestorage.Options{SyncEarly: true})
+	}
+	storagetest.Run(t, f)
+}

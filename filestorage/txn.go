@@ -236,7 +236,7 @@ func (t *txn) commit(p *pending) error {
 	return t.s.await(context.Background(), p)
 }
 
-// Abort implements raidstorage.Txn. Like Finish it does not wait.
+// Abort implements raidstorage.Txn. Like Finish it waits for the disk only.
 func (t *txn) Abort(context.Context) error {
 	if t.state == stateEnded {
 		return nil
@@ -250,6 +250,7 @@ func (t *txn) Abort(context.Context) error {
 	if t.state != stateVoted {
 		return nil
 	}
+	t.pending.awaitEarly()
 	return t.s.rollBack()
 }
 

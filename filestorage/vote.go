@@ -29,6 +29,9 @@ type pending struct {
 	shown     bool          // whether readers see it although it is in the queue
 	done      chan struct{} // closed when it is through the queue
 	err       error         // how it failed; set before done is closed
+	// early is closed when nobody syncs it early any more; nil if nobody does.
+	early  chan struct{}
+	synced bool // whether that sync has succeeded; guarded by Storage.mu
 }
 
 type pendingRecord struct {
@@ -79,6 +82,7 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 		return raidstorage.Vote{}, err
 	}
 	t.state, t.pending = stateVoted, p
+	s.startEarly(p)
 	return raidstorage.Vote{Changed: p.changed, Last: last}, nil
 }
 

@@ -3,6 +3,7 @@
 package interop_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -248,4 +249,40 @@ func (r *raid) stop(ctx context.Context, t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wait(ctx, t)
+}
+
+// startRaid serves what a configuration says and waits until it is ready.
+func startRaid(ctx context.Context, t *testing.T, conf string) *raid {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "zeoraid.conf")
+	if err := os.WriteFile(path, []byte(conf), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return serve(ctx, t, "-config", path)
+}
+
+// serve runs `zeoraid serve` with these flags and waits until it is ready.
+func serve(ctx context.Context, t *testing.T, flags ...string) *raid {
+	t.Helper()
+	r := &raid{program: build(ctx, t)}
+	r.process = start(t, exec.CommandContext(ctx, r.program, append([]string{"serve"}, flags...)...))
+	ready := make(chan string, 1)
+	go func() {
+		lines := bufio.NewScanner(r.stdout)
+		if lines.Scan() {
+			ready <- lines.Text()
+		}
+		close(ready)
+		io.Copy(io.Discard, r.stdout)
+	}()
+	select {
+	case line := <-ready:
+		if n, err := fmt.Sscanf(line, "zeoraid: ready: zeo %s control http://%s storages", &r.zeo, &r.admin); n != 2 {
+			t.Fatalf("not ready: %q, %v: %s", line, err, r.output())
+		}
+		r.zeo, r.admin = strings.TrimSuffix(r.zeo, ","), strings.TrimSuffix(r.admin, ",")
+	case <-ctx.Done():
+		t.Fatalf("not ready: %s", r.output())
+	}
+	return r
 }

@@ -147,7 +147,13 @@ func TestOwnServerConforms(t *testing.T) {
 	for name, msgpack := range map[string]bool{"pickle": false, "msgpack": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			fresh := func(t testing.TB) zeoclient.Options { return startZeoserver(t, msgpack) }
+			fresh := func(t testing.TB) zeoclient.Options {
+				opts := startZeoserver(t, msgpack)
+				if msgpack {
+					opts.CacheBytes = 1 << 20 // nobody must notice
+				}
+				return opts
+			}
 			conform(t, clients(storagetest.All&^storagetest.Truncater&^storagetest.GarbageFinder, fresh), beyondProtocol())
 		})
 	}

@@ -1,13 +1,23 @@
-// Command zeoraid looks after storages.
+// Command zeoraid serves mirrors to ZEO clients, controls them, and looks after
+// storages.
 //
+//	zeoraid serve                     serve a mirror
+//	zeoraid status                    tell in one line how it is
+//	zeoraid details                   tell all about it, and why it is degraded
+//	zeoraid recover NAME              bring a backend back
+//	zeoraid disable NAME              take a backend out
+//	zeoraid pack                      drop what is not needed any more
+//	zeoraid verify                    compare the backends
+//	zeoraid bench ADDRESS [PEER]      measure a ZEO server
 //	zeoraid fs check FILE...          tell what is wrong with FileStorages
 //	zeoraid fs dump FILE...           show what is in them
 //	zeoraid fs recover DAMAGED FRESH  copy what can be read to a new one
 //
 // Results go to the standard output, as text or, with -json, one JSON object a line;
 // progress and errors to the standard error. The exit status is what monitoring
-// plugins use: 0 all is well, 2 something is wrong with a file, 3 that could not be
-// told: wrong usage, a file that cannot be read, an interruption.
+// plugins use: 0 all is well, 1 a mirror is recovering, 2 something is wrong, 3 that
+// could not be told: wrong usage, a file that cannot be read, a server that cannot be
+// reached, an interruption.
 package main
 
 import (
@@ -33,6 +43,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
@@ -41,7 +52,17 @@ func main() {
 // run runs the command with the arguments args and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	e := env{stdout: stdout, stderr: stderr, terminal: isTerminal(stderr), now: time.Now}
-	return e.dispatch(ctx, "zeoraid", args, []verb{{"fs", "look into FileStorages", e.fs}})
+	return e.dispatch(ctx, "zeoraid", args, []verb{
+		{"serve", "serve a mirror to ZEO clients", e.serve},
+		{"status", "tell in one line how a mirror is", e.status},
+		{"details", "tell all about a mirror, and why it is degraded", e.details},
+		{"recover", "bring a backend back", e.recover},
+		{"disable", "take a backend out", e.disable},
+		{"pack", "drop what is not needed any more", e.pack},
+		{"verify", "compare the backends of a mirror", e.verify},
+		{"bench", "measure a ZEO server", e.bench},
+		{"fs", "look into FileStorages", e.fs},
+	})
 }
 
 // env is what a verb has of the world.

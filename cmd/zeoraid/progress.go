@@ -31,22 +31,31 @@ func (e env) progress(name string, quiet bool) *progress {
 
 // update takes note of how far the work has come, in bytes.
 func (p *progress) update(done, total int64) {
+	if total <= 0 {
+		return
+	}
+	p.show(func() string {
+		return fmt.Sprintf("%s: %d%% of %d MiB, %.0f MiB/s", p.name, done*100/total, total>>20, mib(done)/p.now().Sub(p.start).Seconds())
+	})
+}
+
+// show shows a line, unless that was done a moment ago.
+func (p *progress) show(line func() string) {
 	pause := elsewhere
 	if p.terminal {
 		pause = onTerminal
 	}
 	now := p.now()
-	if p.quiet || now.Sub(p.shown) < pause || total <= 0 {
+	if p.quiet || now.Sub(p.shown) < pause {
 		return
 	}
 	p.shown = now
-	line := fmt.Sprintf("%s: %d%% of %d MiB, %.0f MiB/s", p.name, done*100/total, total>>20, mib(done)/now.Sub(p.start).Seconds())
 	if p.terminal {
 		p.drawn = true
-		fmt.Fprintf(p.stderr, "\r\x1b[K%s", line)
+		fmt.Fprintf(p.stderr, "\r\x1b[K%s", line())
 		return
 	}
-	fmt.Fprintln(p.stderr, line)
+	fmt.Fprintln(p.stderr, line())
 }
 
 // end clears the line on the terminal.
