@@ -111,7 +111,7 @@ func (f *FileStorage) open(ctx context.Context, logger *slog.Logger) (raidstorag
 		}
 	}
 	s, err := filestorage.Open(ctx, f.Path, filestorage.Options{
-		ReadOnly: f.ReadOnly, BlobDir: f.BlobDir, PackDropOld: !f.PackKeepOld, Logger: logger,
+		ReadOnly: f.ReadOnly, BlobDir: f.BlobDir, PackDropOld: !f.PackKeepOld, SyncEarly: true, Logger: logger,
 	})
 	if err != nil {
 		return nil, err
