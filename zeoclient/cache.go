@@ -40,7 +40,7 @@ const revisionOverhead = 200
 // loading counts the loads of an object that are under way.
 type loading struct {
 	loads int
-	stale bool // it was changed since the first of them began
+	stale bool // it was changed, or packed, since the first of them began
 }
 
 func newCache(limit int64) *cache {
@@ -102,9 +102,9 @@ func (k *cache) end(oid raidstorage.OID) {
 	}
 }
 
-// loaded adds what a load returned. A revision that was current is added only if the
-// object was not changed while the load was under way, and its connection is still
-// the one that tells of changes.
+// loaded adds what a load returned, unless the object was changed, or the storage
+// packed, while the load was under way. A revision that was current is added only if
+// its connection is still the one that tells of changes.
 func (k *cache) loaded(epoch uint64, oid raidstorage.OID, r raidstorage.Revision) {
 	if k == nil {
 		return
@@ -112,7 +112,7 @@ func (k *cache) loaded(epoch uint64, oid raidstorage.OID, r raidstorage.Revision
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.latest = max(k.latest, r.Serial, r.Next)
-	if l := k.loads[oid]; r.Next == 0 && (l == nil || l.stale || epoch != k.epoch) {
+	if l := k.loads[oid]; l == nil || l.stale || r.Next == 0 && epoch != k.epoch {
 		return
 	}
 	k.addLocked(oid, r)
@@ -177,6 +177,21 @@ func (k *cache) adopt(last raidstorage.TID, same bool) uint64 {
 	}
 	k.epoch++
 	return k.epoch
+}
+
+// clear drops everything: after a pack there are revisions less.
+func (k *cache) clear() {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.used.Init()
+	k.bytes = 0
+	clear(k.objects)
+	for _, l := range k.loads {
+		l.stale = true
+	}
 }
 
 func (k *cache) dropCurrentLocked() {

@@ -144,6 +144,54 @@ func TestCacheIsDroppedWhenTransactionsWereMissed(t *testing.T) {
 	wantData(t, s, 1, raidstorage.MaxTID, "new", 0)
 }
 
+func TestCacheIsDroppedByPacks(t *testing.T) {
+	t.Parallel()
+	f, s := cached(t)
+	loads := 0
+	wantLoads := func(more int) {
+		t.Helper()
+		wantData(t, s, 1, raidstorage.MaxTID, "one", 0)
+		if loads += more; f.count(zeowire.LoadBefore) != loads {
+			t.Errorf("the server was asked %d times, want %d", f.count(zeowire.LoadBefore), loads)
+		}
+	}
+	wantLoads(1)
+	if err := s.Pack(bounded(t), raidstorage.PackOptions{Through: 10, GC: true}); err != nil {
+		t.Fatal(err)
+	}
+	wantLoads(1)
+	wantLoads(0)
+	// Another client's pack is told by a message with the new sizes, our own finish
+	// by one too.
+	f.setHook(func(c *fakeConn, m zeowire.Message) bool {
+		if m.Name == zeowire.TPCFinish || m.Name == zeowire.LastTransaction {
+			c.async(zeowire.Info, zeowire.Dict())
+		}
+		return false
+	})
+	if _, err := s.LastTID(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	wantLoads(1)
+	f.setHook(func(c *fakeConn, m zeowire.Message) bool {
+		if m.Name == zeowire.TPCFinish {
+			c.async(zeowire.Info, zeowire.Dict())
+		}
+		return false
+	})
+	txn, err := s.Begin(bounded(t), raidstorage.Meta{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := txn.Vote(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := txn.Finish(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	wantLoads(0)
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	const limit = 10_000

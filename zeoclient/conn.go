@@ -63,6 +63,7 @@ type conn struct {
 
 	ids   atomic.Int64
 	heard atomic.Uint64 // frames received
+	infos atomic.Int64  // messages with sizes that finishes of ours will cause
 	seen  atomic.Uint64 // the greatest tid of the reader's stream; set by the reader only
 	kept  bool          // the current frame is left to take; the reader's
 	epoch uint64        // of the cache, when the connection was made; the reader's
@@ -82,6 +83,7 @@ type conn struct {
 // sink is told what a connection's reader sees, in its order.
 type sink interface {
 	invalidated(c *conn, tid raidstorage.TID, oids []raidstorage.OID)
+	packed() // perhaps
 }
 
 // newCall makes a call; send sends it.

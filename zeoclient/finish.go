@@ -36,6 +36,9 @@ func (t *txn) Finish(ctx context.Context) (raidstorage.TID, error) {
 		visible(tid)
 		return nil
 	})
+	c := t.c
+	k.then = func(error) { c.infos.Store(0) }
+	c.infos.Store(1)
 	k.kept = true // whenever the answer comes, it makes the transaction visible
 	err := t.c.start(ctx, k, zeowire.Int(t.id))
 	if err == nil {

@@ -32,15 +32,19 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 		return &raidstorage.UnsupportedError{Storage: s.Name(), Capability: "Packer without garbage collection"}
 	}
 	k := c.newCall(zeowire.Pack, nil)
+	k.then = func(error) { s.cache.clear() }
+	k.kept = true // it is cleared whenever the answer comes
 	if err := c.start(ctx, k, zeowire.Float(packTime(opts.Through)), zeowire.Bool(true)); err != nil {
 		return err
 	}
 	return c.mapped(k.name, c.waitLong(ctx, k))
 }
 
-// packTime returns the smallest time, in seconds since 1970, that the server turns
-// into a tid that is not before through.
+// packTime returns the smallest time, in seconds since 1970, that every server turns
+// into a tid that is not before through. Servers round it in their own ways, so that it
+// is aimed at the tid after through.
 func packTime(through raidstorage.TID) float64 {
+	through++
 	at := through.Time()
 	t := float64(at.Unix()) + float64(at.Nanosecond())/1e9
 	for stamp(t) >= through {

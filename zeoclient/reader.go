@@ -89,7 +89,13 @@ func (c *conn) called(m zeowire.Message) error {
 	case zeowire.InvalidateTransaction:
 		return c.invalidate(args)
 	case zeowire.Info:
-		return nil // sizes are asked for when they are wanted
+		// Sizes are asked for when they are wanted. But who has not finished a
+		// transaction is only told after a pack.
+		if c.infos.Add(-1) < 0 {
+			c.infos.Store(0)
+			c.events.packed()
+		}
+		return nil
 	case zeowire.ReceiveBlobStart, zeowire.ReceiveBlobChunk, zeowire.ReceiveBlobStop:
 		return c.receiveBlob(m.Name, args)
 	}

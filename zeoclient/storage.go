@@ -208,6 +208,9 @@ func (s *Storage) invalidated(c *conn, tid raidstorage.TID, oids []raidstorage.O
 	s.notes.push(note{tid: tid, oids: oids, search: len(oids) == 0})
 }
 
+// packed implements sink.
+func (s *Storage) packed() { s.cache.clear() }
+
 // saw raises the last tid that the server told of.
 func (s *Storage) saw(tid raidstorage.TID) {
 	s.mu.Lock()
