@@ -213,6 +213,7 @@ func (q *request) follow(j *job, events <-chan raidstorage.Event, enough <-chan 
 			latest.Missed = 0
 			err = q.send(latest)
 		case <-j.done:
+			q.rest(events, j)
 			end := Message{Type: TypeEnd, Text: done, Failure: failureOf(j.err), Report: j.report}
 			if end.Failure == nil {
 				end.Failure = j.report.differences()
@@ -230,6 +231,27 @@ func (q *request) follow(j *job, events <-chan raidstorage.Event, enough <-chan 
 		}
 	}
 	q.s.cfg.Logger.Info("control: a client does not read", "op", string(q.op), "mirror", q.name, "err", err)
+}
+
+// rest sends the progress that was there before the end.
+func (q *request) rest(events <-chan raidstorage.Event, j *job) {
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				return
+			}
+			if m, ours := q.message(e); ours && q.send(m) != nil {
+				return
+			}
+		case m := <-j.progress:
+			if q.send(m) != nil {
+				return
+			}
+		default:
+			return
+		}
+	}
 }
 
 // message returns what an event tells of the operation, if it does.

@@ -139,10 +139,10 @@ func mirrorMetrics() []metric[raidstorage.Status] {
 		}),
 		def("write_quorum", "Copies that a commit needs at least.", func(s raidstorage.Status) (float64, bool) { return float64(s.WriteQuorum), true }),
 		def("membership_epoch", "Changes of the membership record so far.", func(s raidstorage.Status) (float64, bool) { return float64(s.Membership.Epoch), true }),
-		def("membership_changed_seconds", "When the membership record was changed, in Unix time.", func(s raidstorage.Status) (float64, bool) {
+		def("membership_changed_timestamp_seconds", "When the membership record was changed, in Unix time.", func(s raidstorage.Status) (float64, bool) {
 			return seconds(s.Membership.Time), !s.Membership.Time.IsZero()
 		}),
-		def("last_transaction_seconds", "The time of the last acknowledged transaction's tid, in Unix time.", func(s raidstorage.Status) (float64, bool) {
+		def("last_transaction_timestamp_seconds", "The time of the last acknowledged transaction's tid, in Unix time.", func(s raidstorage.Status) (float64, bool) {
 			return seconds(s.LastTID.Time()), s.LastTID != 0
 		}),
 		def("packing", "1 while a pack is going on or waits.", func(s raidstorage.Status) (float64, bool) { return one(s.Pack != nil), true }),
@@ -157,10 +157,10 @@ func backendMetrics() []metric[raidstorage.BackendStatus] {
 		return def(prometheus.CounterValue, name, help, func(b raidstorage.BackendStatus) (float64, bool) { return float64(value(b.Counters)), true })
 	}
 	return []metric[raidstorage.BackendStatus]{
-		def(prometheus.GaugeValue, "state_since_seconds", "Since when the backend is in its state, in Unix time.", func(b raidstorage.BackendStatus) (float64, bool) {
+		def(prometheus.GaugeValue, "state_since_timestamp_seconds", "Since when the backend is in its state, in Unix time.", func(b raidstorage.BackendStatus) (float64, bool) {
 			return seconds(b.Since), !b.Since.IsZero()
 		}),
-		def(prometheus.GaugeValue, "last_transaction_seconds", "The time of the last transaction that the backend is known to hold, in Unix time.", func(b raidstorage.BackendStatus) (float64, bool) {
+		def(prometheus.GaugeValue, "last_transaction_timestamp_seconds", "The time of the last transaction that the backend is known to hold, in Unix time.", func(b raidstorage.BackendStatus) (float64, bool) {
 			return seconds(b.LastTID.Time()), b.LastTID != 0
 		}),
 		def(prometheus.GaugeValue, "lag_transactions", "Commits since the backend dropped out; absent while not known.", func(b raidstorage.BackendStatus) (float64, bool) {
@@ -183,7 +183,7 @@ func recoveryMetrics() []metric[*raidstorage.RecoveryProgress] {
 		return metric[progress]{prometheus.NewDesc("zeoraid_recovery_"+name, help, []string{"mirror", "backend"}, nil), prometheus.GaugeValue, value}
 	}
 	return []metric[progress]{
-		def("started_seconds", "When the recovery under way began, in Unix time.", func(p progress) (float64, bool) { return seconds(p.Started), true }),
+		def("started_timestamp_seconds", "When the recovery under way began, in Unix time.", func(p progress) (float64, bool) { return seconds(p.Started), true }),
 		def("transactions", "Transactions copied so far.", func(p progress) (float64, bool) { return float64(p.Transactions), true }),
 		def("transactions_to_do", "Transactions to copy; absent while not known.", func(p progress) (float64, bool) {
 			return float64(p.TransactionsToDo), p.TransactionsToDo >= 0
@@ -217,6 +217,6 @@ func servedMetrics(clock func() time.Time) []metric[zeoserver.Status] {
 			}
 			return max(0, clock().Sub(s.LockedSince).Seconds())
 		}),
-		def(gauge, "start_seconds", "When the ZEO server started, in Unix time.", func(s zeoserver.Status) float64 { return seconds(s.Start) }),
+		def(gauge, "start_timestamp_seconds", "When the ZEO server started, in Unix time.", func(s zeoserver.Status) float64 { return seconds(s.Start) }),
 	}
 }
