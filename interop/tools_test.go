@@ -41,14 +41,14 @@ func serveMirror(t *testing.T) served {
 	return served{s, []string{path, path + "-b"}}
 }
 
-// client runs a command of testdata/client.py.
-func client(t *testing.T, command, where, count string) {
+// client runs a command of testdata/client.py and returns what it printed.
+func client(t *testing.T, command, where, count string) string {
 	t.Helper()
 	script, err := filepath.Abs(filepath.Join("testdata", "client.py"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t, t.TempDir(), interpreter(t, "RAIDSTORAGE_PYTHON"), script, command, where, count)
+	return must(t, t.TempDir(), interpreter(t, "RAIDSTORAGE_PYTHON"), script, command, where, count)
 }
 
 // fstest runs ZODB's checker of files.

@@ -6,7 +6,9 @@
   client.py check ADDRESS COUNT  checks that all is there
   client.py file PATH COUNT      the same, in a storage's file with its blobs in PATH-blobs,
                                  or in X-blobs-b if PATH is X-b
+  client.py digest PATH          prints a digest of all transactions in a storage's file
 """
+import hashlib
 import sys
 import tempfile
 
@@ -46,7 +48,19 @@ def fill(db, count):
     connection.close()
 
 
-def main(command, where, count):
+def digest(path):
+    storage, h = ZODB.FileStorage.FileStorage(path, read_only=True), hashlib.sha256()
+    for t in storage.iterator():
+        h.update(repr((t.tid, t.status, t.user, t.description, t.extension)).encode())
+        for r in t:
+            h.update(repr((r.oid, r.tid, r.data)).encode())
+    print(h.hexdigest())
+    storage.close()
+
+
+def main(command, where, count="0"):
+    if command == "digest":
+        return digest(where)
     with tempfile.TemporaryDirectory() as blobs:
         if command == "file":
             directory = where[:-2] + "-blobs-b" if where.endswith("-b") else where + "-blobs"
