@@ -55,6 +55,7 @@ type call struct {
 type conn struct {
 	server   string
 	nc       net.Conn
+	raw      net.Conn // nc without its TLS: closing that does not wait
 	encoding zeowire.Encoding
 	timeout  time.Duration // of calls and writes
 	events   sink          // called by the reader
@@ -259,7 +260,7 @@ func (c *conn) failLocked(err error) {
 	}
 	c.calls, c.downloads = nil, nil
 	close(c.done)
-	_ = c.nc.Close() // it is over anyway, and err says why
+	_ = c.raw.Close() // it is over anyway, and err says why
 }
 
 // spawn runs f in a goroutine that close waits for, unless the connection has ended.

@@ -37,8 +37,12 @@ func (o *Options) connect(ctx context.Context, address string, readOnly bool, ev
 		_ = nc.Close()
 		return nil, err
 	}
+	raw := nc
+	if secure, ok := nc.(*tls.Conn); ok {
+		raw = secure.NetConn()
+	}
 	c := &conn{
-		server: address, nc: nc, encoding: encoding, timeout: o.CallTimeout, events: events, readOnly: readOnly,
+		server: address, nc: nc, raw: raw, encoding: encoding, timeout: o.CallTimeout, events: events, readOnly: readOnly,
 		out: &zeowire.Writer{Encoding: encoding}, calls: map[int64]*call{}, downloads: map[blobKey]*download{},
 		room: make(chan struct{}), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
