@@ -14,12 +14,10 @@ func (s *Storage) startEarly(p *pending) {
 		return
 	}
 	p.early = make(chan struct{})
-	s.calls.Add(1)
-	go s.syncEarly(p)
+	s.calls.Go(func() { s.syncEarly(p) })
 }
 
 func (s *Storage) syncEarly(p *pending) {
-	defer s.calls.Done()
 	defer close(p.early)
 	select {
 	case s.syncing <- struct{}{}:

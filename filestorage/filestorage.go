@@ -133,7 +133,7 @@ type Storage struct {
 
 	scratches sync.Pool // of *scratch
 	nextShard atomic.Uint32
-	calls     sync.WaitGroup // calls under way that no source counts; Add only with mu held and closed false
+	calls     sync.WaitGroup // calls under way that no source counts; Add only with mu held and closed false, or within a call
 	// cuts counts the truncations. A reader that sees it change may have read bytes
 	// that are not part of the file any more, and reads again.
 	cuts atomic.Uint64

@@ -16,6 +16,20 @@ func starters() []string {
 		"startup.go openAll",    // waits itself
 		"startup.go firstStart", // waits itself
 
+		"admin/jobs.go start",                       // Server.Shutdown waits
+		"cmd/zeoraid/serve.go serveAll",             // waits itself
+		"internal/loadgen/loadgen.go measure",       // waits itself
+		"zeoclient/conn.go spawn",                   // conn.close waits
+		"zeoclient/dial.go connect",                 // conn.close waits
+		"zeoclient/storage.go Open",                 // Storage.Close waits
+		"zeoserver/conn.go serve",                   // waits itself
+		"zeoserver/conn.go spawn",                   // conn.serve waits
+		"zeoserver/lane.go add",                     // conn.serve waits
+		"zeoserver/load.go loadBefore",              // conn.serve waits
+		"zeoserver/pack.go packLater",               // Server.Close waits
+		"zeoserver/server.go admit",                 // Server.Close waits
+		"zeoserver/server.go Shutdown",              // waits itself
+		"filestorage/early.go startEarly",           // Storage.Close waits
 		"filestorage/indexsave.go askForSaveLocked", // Storage.Close waits
 		"filestorage/pack_mark.go follow",           // waits itself
 		"filestorage/pack_out.go newPackOut",        // packOut.stop waits; Pack always calls it
