@@ -200,8 +200,14 @@ func TestATransactionThatHoldsTheLockTooLongIsDropped(t *testing.T) {
 	holder.stage(1, write{1, 0, "holder"})
 	holder.must("vote", number(1))
 	holder.closed()
-	quick.must("vote", number(1))
-	quick.must("tpc_finish", number(1))
+	quick.w.Message(zeowire.Call(zeowire.IntID(90), "vote", number(1)))
+	quick.w.Message(zeowire.Call(zeowire.IntID(91), "tpc_finish", number(1)))
+	quick.flush()
+	for id := int64(90); id < 92; id++ {
+		if _, e := quick.wait(zeowire.IntID(id)); e != nil {
+			t.Error(e)
+		}
+	}
 	if !strings.Contains(srv.log.String(), "transaction timeout") {
 		t.Errorf("log: %s", srv.log)
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // alsoServe serves on another listener until the server ends.
-func (s *server) alsoServe(t *testing.T, l net.Listener) {
+func (s *server) alsoServe(t testing.TB, l net.Listener) {
 	t.Helper()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
@@ -49,7 +49,7 @@ func certificate(t *testing.T) tls.Certificate {
 
 func TestUnixSocketsAndTLS(t *testing.T) {
 	t.Parallel()
-	srv := serve(t, zeoserver.Config{HandshakeTimeout: 300 * time.Millisecond})
+	srv := serve(t, zeoserver.Config{HandshakeTimeout: 2 * time.Second})
 	unix, err := net.Listen("unix", filepath.Join(t.TempDir(), "zeo.sock"))
 	if err != nil {
 		t.Fatal(err)

@@ -25,17 +25,24 @@ type turnWaiter struct {
 	got chan struct{}
 }
 
-// take waits until it is t's turn. An error is ctx's; then it is not.
-func (q *turn) take(ctx context.Context, t *txn) error {
+// join takes the next place in the queue. It does not wait: the reader of a connection
+// calls it, so that transactions that come one after the other vote in this order. It
+// is followed by wait.
+func (q *turn) join(t *txn) *turnWaiter {
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	w := &turnWaiter{t, make(chan struct{})}
 	if q.holder == nil {
 		q.holder, q.since = t, q.clock()
-		q.mu.Unlock()
-		return nil
+		close(w.got)
+	} else {
+		q.waiting = append(q.waiting, w)
 	}
-	w := &turnWaiter{t, make(chan struct{})}
-	q.waiting = append(q.waiting, w)
-	q.mu.Unlock()
+	return w
+}
+
+// wait waits until it is w's turn. An error is ctx's; then it is not.
+func (q *turn) wait(ctx context.Context, w *turnWaiter) error {
 	select {
 	case <-w.got:
 		return nil
@@ -45,7 +52,7 @@ func (q *turn) take(ctx context.Context, t *txn) error {
 	defer q.mu.Unlock()
 	if i := slices.Index(q.waiting, w); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
-	} else {
+	} else if q.holder == w.txn {
 		q.nextLocked() // it was given to us meanwhile
 	}
 	return ctx.Err()

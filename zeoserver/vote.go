@@ -40,23 +40,25 @@ func (c *conn) vote(k call, args *arguments) error {
 		return zeowire.NewException(zeowire.ClassStorageTxn, zeowire.Text("Already voting (locked)"))
 	}
 	t.stopTimerLocked()
+	var place *turnWaiter // nil if it has the turn already
 	if t.state == staging {
 		c.committing.Add(1)
+		place = c.store.turn.join(t)
 	}
 	ctx, cancel := context.WithCancel(c.dead)
 	t.state, t.cancel, t.done = voting, cancel, make(chan struct{})
 	c.spawn(k.method, func() {
 		defer cancel()
 		defer close(t.done)
-		t.runVote(ctx, k)
+		t.runVote(ctx, k, place)
 	})
 	return nil
 }
 
 // runVote votes and answers. The state is set before the answer goes out, since the
 // client acts upon it.
-func (t *txn) runVote(ctx context.Context, k call) {
-	conflicts, err := t.tryVote(ctx)
+func (t *txn) runVote(ctx context.Context, k call, place *turnWaiter) {
+	conflicts, err := t.tryVote(ctx, place)
 	if err != nil {
 		t.release()
 		k.fail(err)
@@ -93,10 +95,10 @@ func (t *txn) stopTimerLocked() {
 
 // tryVote returns the conflicts that the client is to resolve, or nil and the vote,
 // in t.
-func (t *txn) tryVote(ctx context.Context) (conflicts []zeowire.Value, err error) {
+func (t *txn) tryVote(ctx context.Context, place *turnWaiter) (conflicts []zeowire.Value, err error) {
 	st := t.c.store
-	if t.votes == 0 {
-		if err := st.turn.take(ctx, t); err != nil {
+	if place != nil {
+		if err := st.turn.wait(ctx, place); err != nil {
 			return nil, zeowire.NewException(zeowire.ClassStorageTxn, zeowire.Text("the transaction was aborted"))
 		}
 	}
