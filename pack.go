@@ -199,6 +199,9 @@ type packing struct {
 	cut     TID
 	garbage []OID
 	decided bool // garbage is known
+	// before are the backends that an earlier pack up to lastHorizon has left unpacked.
+	before      []string
+	lastHorizon TID
 
 	sessions []*session // in sync at the cut
 	others   sync.WaitGroup
@@ -341,6 +344,7 @@ func (p *packing) makeCut(ctx context.Context) error {
 		return err
 	}
 	v := m.view.Load()
+	p.before, p.lastHorizon = m.record.Unpacked, m.record.PackHorizon
 	next := m.record.next(m.now(), fmt.Sprintf("pack to %v begins, decided at %v", p.through, v.last))
 	next.PackHorizon = max(next.PackHorizon, p.through)
 	next.Lock = &RecordLock{Holder: m.cfg.Name, Reason: "pack to " + p.through.String(), Since: next.Time}
@@ -428,7 +432,7 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 			errs = gather(errs, err)
 		case c.lost[s] != nil:
 			errs = gather(errs, c.lost[s])
-		case c.err == nil && c.lacks[s] == nil && c.keeps[s] == nil && !s.dead.Load():
+		case c.err == nil && c.lacks[s] == nil && c.keeps[s] == nil && !c.older[s] && !s.dead.Load():
 			whole[s.b.cfg.Name] = true
 		}
 	}

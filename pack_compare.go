@@ -12,6 +12,7 @@ import (
 type packComparison struct {
 	lacks map[*session]*DifferenceError // those that lack what others have
 	keeps map[*session]*DifferenceError // those that hold what the pack should have dropped
+	older map[*session]bool             // those that hold garbage of an earlier pack, which this one did not collect
 	lost  map[*session]error            // those that failed while they were compared
 	err   error                         // why it did not come to an end
 }
@@ -61,6 +62,7 @@ func (p *packing) compare(ctx context.Context) *packComparison {
 		}
 	}
 	for {
+		c.older = make(map[*session]bool)
 		c.lacks, c.keeps = make(map[*session]*DifferenceError), make(map[*session]*DifferenceError)
 		if len(sessions) < 2 {
 			return c
@@ -116,6 +118,18 @@ func (p *packing) judge(c *packComparison, sessions []*session, oid OID, serials
 		}
 		return
 	}
+	if p.leftOver(sessions, serials) {
+		for i, s := range sessions {
+			switch {
+			case serials[i] == 0:
+			case p.opts.GC && p.through >= p.lastHorizon:
+				note(c.keeps, s, oid, serials[i], 0).Hint = leftOverHint
+			default:
+				c.older[s] = true
+			}
+		}
+		return
+	}
 	// An object does not come from nothing: who has the latest revision is right.
 	newest := slices.Max(serials)
 	for i, s := range sessions {
@@ -133,6 +147,22 @@ func (p *packing) onlyUnpackedHave(sessions []*session, serials []TID) bool {
 	}
 	for i, s := range sessions {
 		if serials[i] != 0 && p.failed[s] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// leftOverHint is about an object that an earlier pack has dropped elsewhere and that is
+// no garbage here.
+const leftOverHint = "it was linked again before that pack had dropped it here; replace the others, one after the other, by empty ones and recover"
+
+// leftOver tells whether only those have an object, from before an earlier pack time,
+// whose pack failed then. A pack to an earlier time, or without garbage collection,
+// leaves it there.
+func (p *packing) leftOver(sessions []*session, serials []TID) bool {
+	for i, s := range sessions {
+		if serials[i] != 0 && (serials[i] > p.lastHorizon || !slices.Contains(p.before, s.b.cfg.Name)) {
 			return false
 		}
 	}

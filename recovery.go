@@ -220,10 +220,11 @@ type recovery struct {
 	told   time.Time
 	turn   int // of the sources
 
-	found   common // by compare
-	empty   bool   // the target had nothing
-	uneven  bool   // it has another number of objects than a source
-	aligned bool   // it holds the same objects, see align
+	found    common // by compare
+	empty    bool   // the target had nothing
+	uneven   bool   // it has another number of objects than a source
+	aligned  bool   // it holds the same objects, see align, but for garbage if unpacked
+	unpacked bool
 }
 
 // joinLag is how many transactions may be left to copy under the commit slot.
@@ -406,7 +407,7 @@ func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 		return false, err
 	}
 	if !r.aligned && !r.empty {
-		same, err := r.sameCount(ctx, source)
+		same, err := r.sameCount(ctx)
 		if err != nil || !same {
 			r.uneven = true
 			return false, err
@@ -448,6 +449,9 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	next := m.record.next(m.now(), name+" recovered")
 	next.Disabled = slices.DeleteFunc(next.Disabled, func(n string) bool { return n == name })
 	next.Unpacked = slices.DeleteFunc(next.Unpacked, func(n string) bool { return n == name })
+	if r.unpacked {
+		next.Unpacked = append(next.Unpacked, name)
+	}
 	next.Damaged = slices.DeleteFunc(next.Damaged, func(n string) bool { return n == name })
 	next.PackHorizon = max(next.PackHorizon, r.found.targetHorizon)
 	if !slices.Contains(next.InSync, name) {

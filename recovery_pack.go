@@ -8,12 +8,16 @@ package raidstorage
 // revision of the object, or none: a transaction of its own would be the latest.
 //
 // Objects that only the target has, from before the pack time, were garbage to the
-// others: the target drops them by a pack that is told to. An object that the target
-// lacks cannot be given to it, as its revision lies in the past: it is refused.
+// others: the target drops them by a pack that is told to. One that cannot be told
+// keeps them, and stays marked as unpacked, until the next pack of the mirror: its own
+// collection would go by what is garbage now. An object that the target lacks cannot be
+// given to it, as its revision lies in the past: it is refused.
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 )
 
 // packHorizon returns the last transaction of s that is packed, 0 if none is. Packed
@@ -131,17 +135,14 @@ func (r *recovery) mustAlign() bool {
 	m := r.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	unpacked := false
-	for _, name := range m.shown.Unpacked {
-		unpacked = unpacked || name == r.b.cfg.Name
-	}
+	unpacked := slices.Contains(m.shown.Unpacked, r.b.cfg.Name)
 	return !r.aligned && !r.empty && (r.opts.Full || r.uneven || unpacked || r.found.targetHorizon != r.found.sourceHorizon)
 }
 
 // align makes the target hold the same objects as a source, as of the target's end:
 // it drops by a pack what only it has. *DifferenceError if that does not do.
 func (r *recovery) align(ctx context.Context) error {
-	source, err := r.source()
+	source, even, err := r.evenSource()
 	if err != nil {
 		return err
 	}
@@ -149,33 +150,41 @@ func (r *recovery) align(ctx context.Context) error {
 	m.mu.Lock()
 	horizon := max(r.found.sourceHorizon, m.shown.PackHorizon)
 	m.mu.Unlock()
-	exact := native(r.target)
-	if !exact { // it must not drop the last transaction
-		horizon = min(horizon, r.last-min(r.last, packMargin))
-	}
 	horizon = min(horizon, r.last)
+	exact, through := native(r.target), horizon
+	if !exact { // it must not drop the last transaction
+		through = min(through, r.last-min(r.last, packMargin))
+	}
 	r.progress(true, func(p *RecoveryProgress) { p.Phase = PhaseAlign })
 	garbage, err := r.onlyTarget(ctx, source, horizon)
+	if d, ok := errors.AsType[*DifferenceError](err); ok && !even && d.Serial == 0 {
+		d.Hint = "the last pack has not succeeded on the others: pack again, then recover this one"
+	}
 	if err != nil {
 		return err
 	}
-	if len(garbage) > 0 || r.found.targetHorizon < horizon {
-		if err := r.packTarget(ctx, exact, horizon, garbage); err != nil {
+	if exact && len(garbage) > 0 || r.found.targetHorizon < through {
+		if err := r.packTarget(ctx, exact, through, garbage); err != nil {
 			return err
 		}
-		r.found.targetHorizon = horizon
-		if !exact {
-			if garbage, err = r.onlyTarget(ctx, source, horizon); err != nil {
-				return err
-			}
-			if len(garbage) > 0 {
-				return &DifferenceError{Backend: r.b.cfg.Name, OID: garbage[0], Count: int64(len(garbage)),
-					Hint: "the others have dropped it in a pack and this one keeps it: replace it by an empty one and recover"}
-			}
+		r.found.targetHorizon = through
+	}
+	r.aligned, r.unpacked = true, !exact && len(garbage) > 0
+	return nil
+}
+
+// evenSource returns a source that the last pack has not left unpacked, if there is one.
+func (r *recovery) evenSource() (s *session, even bool, err error) {
+	r.m.mu.Lock()
+	unpacked := r.m.shown.Unpacked
+	r.m.mu.Unlock()
+	for _, s := range r.m.view.Load().sessions {
+		if !slices.Contains(unpacked, s.b.cfg.Name) {
+			return s, true, nil
 		}
 	}
-	r.aligned = true
-	return nil
+	s, err = r.source()
+	return s, false, err
 }
 
 // packTarget packs the target as the others were.
@@ -184,7 +193,7 @@ func (r *recovery) packTarget(ctx context.Context, exact bool, horizon TID, garb
 	if err != nil {
 		return fmt.Errorf("the others were packed to %v, and this backend cannot be: %w", horizon, err)
 	}
-	opts := PackOptions{Through: horizon, GC: !exact && len(garbage) > 0}
+	opts := PackOptions{Through: horizon}
 	if exact {
 		opts.Decided, opts.Garbage = true, garbage
 	}
@@ -225,7 +234,11 @@ func (r *recovery) onlyTarget(ctx context.Context, source *session, horizon TID)
 
 // sameCount compares how many objects target and source have, as far as they know: a
 // pack that collected garbage on one side only leaves no other trace.
-func (r *recovery) sameCount(ctx context.Context, source *session) (bool, error) {
+func (r *recovery) sameCount(ctx context.Context) (bool, error) {
+	source, _, err := r.evenSource()
+	if err != nil {
+		return false, err
+	}
 	var counts [2]int64
 	for i, s := range []*session{r.target, source} {
 		sizer, err := Can[Sizer](s.storage)
