@@ -440,3 +440,41 @@ func TestShutdownEndsWithItsContext(t *testing.T) {
 	}
 	holder.closed()
 }
+
+// TestNothingIsLeftBehindByADisconnect ends connections after each of their messages.
+func TestNothingIsLeftBehindByADisconnect(t *testing.T) {
+	t.Parallel()
+	temp := t.TempDir()
+	srv := serve(t, zeoserver.Config{TempDir: temp, ClientConflictResolution: true, StageMemoryBytes: 1})
+	witness := srv.connect(t)
+	witness.commit(write{50, 0, "x"})
+	for _, calls := range conversations() {
+		for n := range len(calls) + 1 {
+			c := srv.connect(t)
+			for i, m := range calls[:n] {
+				if m.Flag == zeowire.Sync {
+					m.ID = zeowire.IntID(int64(i + 2))
+				}
+				if err := c.w.Message(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.flush()
+			c.nc.Close()
+			c2 := srv.connect(t)
+			c2.stage(7, write{100, 0, "y"})
+			c2.must("vote", number(7))
+			c2.must("tpc_abort", number(7))
+			c2.nc.Close()
+		}
+	}
+	srv.until(t, "one connection and no transaction", func(st zeoserver.Status) bool {
+		return st.Connections == 1 && st.ActiveTxns == 0 && st.LockedSince.IsZero()
+	})
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}

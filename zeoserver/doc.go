@@ -12,9 +12,9 @@
 //	server.go     listeners, connections, shutdown
 //	conn.go       one connection: its reader, its writer, its end
 //	dispatch.go   the table of methods
-//	order.go      the rule that keeps clients' caches right, and how it is kept
+//	order.go      the rule that keeps clients' caches right; recent.go how loads keep it
 //	turn.go       who commits next
-//	txn.go        a transaction before it votes; vote.go its vote and its end
+//	txn.go        a transaction before it votes; vote.go its vote, finish.go its end
 //	exceptions.go which error becomes which Python exception
 //
 // # Conflicts
@@ -29,4 +29,16 @@
 // What a storage's other users commit is sent to clients if the storage is a
 // raidstorage.Notifier. A program that serves a storage must not commit to the same
 // value directly, beside the server: Notifiers tell nothing of that.
+//
+// # What differs from ZEO's server
+//
+// The tid that a copying client gives must be later than the storage's last one: the
+// vote fails with a StorageError. There is no shared blob directory: storeBlobShared
+// fails with Unsupported. The transaction timeout counts from the answer to the vote,
+// so that only the client's own time is limited. Deleted and restored objects are
+// invalidated, too. A vote that waits, and whose transaction is aborted, is answered,
+// with a StorageTransactionError. While conflicts are resolved by a client, it keeps
+// its turn. A client that does not read what is sent to it is dropped.
+//
+// A killed server leaves the files zeoserver-* of uploads under way in Config.TempDir.
 package zeoserver
