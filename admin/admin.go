@@ -174,6 +174,8 @@ func (s *Server) routes() http.Handler {
 			http.Error(w, "too many requests at the same time", http.StatusServiceUnavailable)
 			return
 		}
+		// A client that does not read must not keep its slot.
+		http.NewResponseController(w).SetWriteDeadline(s.soon()) // recorders of tests have none
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")

@@ -41,7 +41,6 @@ type request struct {
 // control checks a POST and runs its operation.
 func (s *Server) control(w http.ResponseWriter, r *http.Request, op Op, run func(*request)) {
 	rc := http.NewResponseController(w)
-	rc.SetWriteDeadline(s.soon()) // recorders of tests have none
 	if origin := r.Header.Get("Origin"); origin != "" && !direct(origin) {
 		refuse(w, http.StatusForbidden, Failure{Kind: KindForbidden, Text: "pages at " + origin + " control nothing here"})
 		return

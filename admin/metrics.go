@@ -2,7 +2,9 @@ package admin
 
 import (
 	"net/http"
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -93,11 +95,13 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for name, m := range c.s.cfg.Mirrors {
 		st := m.Status()
+		name := labelValue(name)
 		for condition := raidstorage.Optimal; condition <= raidstorage.Failed; condition++ {
 			ch <- prometheus.MustNewConstMetric(c.condition, prometheus.GaugeValue, one(condition == st.Condition), name, condition.String())
 		}
 		collect(ch, c.mirror, st, name)
 		for _, b := range st.Backends {
+			b.Name = labelValue(b.Name)
 			for state := raidstorage.StateFailed; state <= raidstorage.StateDisabled; state++ {
 				ch <- prometheus.MustNewConstMetric(c.state, prometheus.GaugeValue, one(state == b.State), name, b.Name, state.String())
 			}
@@ -108,8 +112,17 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	for name, st := range c.s.served() {
-		collect(ch, c.served, st, name)
+		collect(ch, c.served, st, labelValue(name))
 	}
+}
+
+// labelValue is a name as a label takes it: one that is not in UTF-8 would end the
+// process, at each scrape.
+func labelValue(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	return strconv.Quote(name)
 }
 
 func one(yes bool) float64 {
