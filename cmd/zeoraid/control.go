@@ -102,10 +102,13 @@ func (e env) operate(ctx context.Context, f *controlFlags, op admin.Op, q admin.
 	if !f.json {
 		e.verdict(op, end)
 	}
-	if end.Failure != nil {
-		return exitFindings
+	switch {
+	case end.Failure == nil:
+		return exitClean
+	case end.Failure.Kind == admin.KindInvalid:
+		return exitUnknown // wrong usage, though only the server could tell
 	}
-	return exitClean
+	return exitFindings
 }
 
 // verdict writes what came of an operation.

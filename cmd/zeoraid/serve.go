@@ -241,15 +241,23 @@ func (p program) serveAll(ctx context.Context, server *zeoserver.Server, listene
 	ending, done := context.WithTimeout(context.WithoutCancel(ctx), p.grace)
 	defer done()
 	p.logger.Info("ending", "grace", p.grace)
-	err := server.Shutdown(ending)
-	if errors.Is(err, context.DeadlineExceeded) {
-		p.logger.Warn("transactions were aborted", "err", err)
-		err = nil
-	}
 	if control != nil {
-		err = errors.Join(err, control.Shutdown(ending))
+		// At the same time: a pack or a recovery must not use up what votes have, nor a
+		// vote that never ends what they need to end in order.
+		group.Go(func() error { return p.inTime("operations of the control go on", control.Shutdown(ending)) })
 	}
+	err := p.inTime("transactions were aborted", server.Shutdown(ending))
 	return errors.Join(err, group.Wait())
+}
+
+// inTime tells the log, and nobody else, that the grace was not enough: to end all the
+// same is what it is for.
+func (p program) inTime(what string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		p.logger.Warn(what, "err", err)
+		return nil
+	}
+	return err
 }
 
 // reopenLogs opens the log files again at each SIGUSR2, until ctx ends.
