@@ -495,6 +495,9 @@ func TestPackWithAFailingRegister(t *testing.T) {
 						t.Errorf("Pack: got %v, want the register's error", err)
 					}
 					w.mustCommit(m, 1, storagetest.Pickled("goes on"))
+					if r := w.record(); nth == 0 && r.Lock != nil {
+						t.Errorf("a pack that did not begin has left its lock: %v", r.Lock)
+					}
 					mustPack(t, m, tids[2])
 					w.wantPacked(tids[2])
 					w.wantInSync("b1", "b2")

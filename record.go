@@ -13,11 +13,22 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 	if err != nil {
 		return err
 	}
-	if err := m.setRecord(ctx, record.next(m.now(), reason)); err != nil {
+	next := record.next(m.now(), reason)
+	if next.Lock != nil && !m.packHasCut() { // the reply to its cut was lost, so that pack has ended
+		next.Lock = nil
+	}
+	if err := m.setRecord(ctx, next); err != nil {
 		return err
 	}
 	m.adopt(reason)
 	return nil
+}
+
+// packHasCut tells whether a pack runs that has written its cut.
+func (m *Mirror) packHasCut() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.exclusion.pack != nil && m.exclusion.pack.Cut != 0
 }
 
 // loadRecord reads the record, within the register's deadline.

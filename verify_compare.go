@@ -1,0 +1,302 @@
+package raidstorage
+
+import (
+	"context"
+	"iter"
+	"reflect"
+	"slices"
+)
+
+// compareLogs walks all logs side by side.
+func (v *verification) compareLogs(ctx context.Context) error {
+	v.report.Phase = VerifyLog
+	var bytes int64
+	for i, x := range v.sides {
+		if x.failed {
+			continue
+		}
+		counted := &bytes
+		if i > 0 {
+			counted = nil
+		}
+		next, stop := pull(ctx, countedLog{x.timely, counted, v.opts.Blobs}, 1, v.report.Through)
+		defer stop()
+		x.next = next
+		v.advance(ctx, x)
+	}
+	for {
+		var least TID
+		for _, x := range v.alive() {
+			if x.more && (least == 0 || x.id.tid < least) {
+				least = x.id.tid
+			}
+		}
+		if err := ctx.Err(); err != nil || least == 0 {
+			return err
+		}
+		if err := v.compareTransaction(ctx, least); err != nil {
+			return err
+		}
+		v.report.TID = least
+		v.report.Transactions++
+		if err := v.pace(ctx, &bytes); err != nil {
+			return err
+		}
+		for _, x := range v.alive() {
+			if x.more && x.id.tid == least {
+				v.advance(ctx, x)
+			}
+		}
+	}
+}
+
+func (v *verification) advance(ctx context.Context, x *side) {
+	var err error
+	if x.id, x.more, err = x.next(); err != nil {
+		v.lost(ctx, x, err)
+	}
+}
+
+// compareTransaction compares one transaction of all sides.
+func (v *verification) compareTransaction(ctx context.Context, tid TID) error {
+	sides := v.alive()
+	has := func(x *side) bool { return x.more && x.id.tid == tid }
+	first := sides[0]
+	if !slices.ContainsFunc(sides, func(x *side) bool { return !has(x) || x.id.digest != first.id.digest }) {
+		return nil
+	}
+	var oids []OID
+	metas := make([]*digest, len(sides))
+	for i, x := range sides {
+		if has(x) {
+			metas[i] = &x.id.meta
+			for oid := range x.id.records {
+				oids = append(oids, oid)
+			}
+		}
+	}
+	slices.Sort(oids)
+	oids = slices.Compact(oids)
+	kinds := make(map[*side]FindingKind)
+	for i, x := range sides {
+		kinds[x] = FindingTransaction
+		if metas[i] == nil && (len(oids) > 0 || tid <= x.horizon) { // there are findings below, or it has packed it
+			metas[i] = metas[slices.IndexFunc(metas, func(d *digest) bool { return d != nil })]
+		}
+	}
+	v.judge(sides, metas, Finding{Kind: FindingMetadata, TID: tid}, kinds)
+	whole := make([]bool, len(sides)) // the finding about the whole transaction is made
+	for _, oid := range oids {
+		if err := v.compareRecord(ctx, sides, has, oid, tid, whole); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compareRecord compares one record of a transaction.
+func (v *verification) compareRecord(ctx context.Context, all []*side, has func(*side) bool, oid OID, tid TID, whole []bool) error {
+	var sides []*side
+	var sums []*digest
+	kinds := make(map[*side]FindingKind)
+	for i, x := range all {
+		var sum *digest
+		if has(x) {
+			if d, ok := x.id.records[oid]; ok {
+				sum = &d
+			}
+		}
+		if sum == nil {
+			dropped, err := superseded(ctx, x.timely, oid, tid, x.horizon)
+			if err != nil {
+				v.lost(ctx, x, err)
+			}
+			if dropped || err != nil || whole[i] {
+				continue
+			}
+			kinds[x] = FindingMissing
+			if !has(x) {
+				kinds[x], whole[i] = FindingTransaction, true
+			}
+		}
+		sides, sums = append(sides, x), append(sums, sum)
+	}
+	v.judge(sides, sums, Finding{Kind: FindingRecord, OID: oid, TID: tid}, kinds)
+	return ctx.Err()
+}
+
+// judge compares what the sides have, nil for nothing, and notes who is wrong.
+func (v *verification) judge(sides []*side, sums []*digest, f Finding, kinds map[*side]FindingKind) {
+	votes := make(map[digest]int)
+	missing := 0
+	for _, sum := range sums {
+		if sum == nil {
+			missing++
+		} else {
+			votes[*sum]++
+		}
+	}
+	if missing == 0 && len(votes) <= 1 || len(votes) == 0 {
+		return
+	}
+	// right is what more than half say, or what some say while others say nothing.
+	var right *digest
+	nothing := 2*missing > len(sums)
+	for sum, n := range votes {
+		if 2*n > len(sums) || len(votes) == 1 && !nothing {
+			right = &sum
+		}
+	}
+	for i, x := range sides {
+		if sums[i] == nil && nothing || right != nil && sums[i] != nil && *sums[i] == *right {
+			continue
+		}
+		f := f
+		f.Backend, f.Wrong = x.b.cfg.Name, right != nil || nothing
+		if kind, ok := kinds[x]; ok && sums[i] == nil {
+			f.Kind = kind
+		}
+		v.add(f)
+	}
+}
+
+// compareObjects compares the current records.
+func (v *verification) compareObjects(ctx context.Context) error {
+	v.report.Phase = VerifyObjects
+	for ctx.Err() == nil {
+		sides := slices.DeleteFunc(v.alive(), func(x *side) bool { return !Supports(x.storage, reflect.TypeFor[RecordIterator]()) })
+		if len(sides) < 2 {
+			return nil // one alone has nothing to be compared with
+		}
+		sessions := make([]*session, len(sides))
+		for i, x := range sides {
+			sessions[i] = x.session
+		}
+		from := v.report.OID
+		var bytes int64
+		err := walkCurrent(ctx, v.m, sessions, func(oid OID, records []*Record) error {
+			if oid < from {
+				return nil // compared before one was lost
+			}
+			v.report.OID = oid
+			v.report.Objects++
+			if records[0] != nil {
+				bytes += int64(len(records[0].Data))
+			}
+			if err := v.compareObject(ctx, sides, oid, records); err != nil {
+				return err
+			}
+			return v.pace(ctx, &bytes)
+		})
+		i := slices.IndexFunc(sides, func(x *side) bool { return isOf(err, x.session) })
+		if i < 0 {
+			return err
+		}
+		v.lost(ctx, sides[i], err)
+	}
+	return ctx.Err()
+}
+
+// compareObject compares the current records of one object. What differs is loaded as
+// of the start: commits go on.
+func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID, records []*Record) error {
+	sums, err := v.recordSums(ctx, sides, records)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(sums, func(d *digest) bool { return d == nil || *d != *orZero(sums[0]) }) {
+		return nil
+	}
+	var judged []*side
+	var votes []*digest
+	uneven := v.m.uneven.Load()
+	for _, x := range sides {
+		rev, err := x.timely.LoadBefore(ctx, oid, v.report.Through+1)
+		switch {
+		case isA[*NotFoundError](err):
+			if !uneven { // else it may be garbage that this one has dropped
+				judged, votes = append(judged, x), append(votes, nil)
+			}
+		case err != nil:
+			return &BackendError{Backend: x.b.cfg.Name, Op: "load", Err: err}
+		default:
+			sum, err := recordDigest(ctx, Record{Data: rev.Data})
+			if err != nil {
+				return err
+			}
+			for i, b := range rev.Serial.Bytes() {
+				sum[i] ^= b // two revisions with the same data differ
+			}
+			judged, votes = append(judged, x), append(votes, &sum)
+		}
+	}
+	v.judge(judged, votes, Finding{Kind: FindingObject, OID: oid, TID: v.report.Through}, nil)
+	return nil
+}
+
+func orZero(d *digest) *digest {
+	if d == nil {
+		return new(digest)
+	}
+	return d
+}
+
+// recordSums returns the digest of each record with its serial, nil for none. Blobs
+// were compared with the log.
+func (v *verification) recordSums(ctx context.Context, sides []*side, records []*Record) ([]*digest, error) {
+	sums := make([]*digest, len(records))
+	for i, r := range records {
+		if r == nil {
+			continue
+		}
+		sum, err := recordDigest(ctx, Record{Data: r.Data})
+		if err != nil {
+			return nil, &BackendError{Backend: sides[i].b.cfg.Name, Op: "compare", Err: err}
+		}
+		for n, b := range r.TID.Bytes() {
+			sum[n] ^= b
+		}
+		sums[i] = &sum
+	}
+	return sums, nil
+}
+
+// countedLog is a log that counts the bytes of the data read, if bytes is not nil, and
+// hides blobs unless they are wanted.
+type countedLog struct {
+	Storage
+	bytes *int64
+	blobs bool
+}
+
+// Iterate implements Storage.
+func (l countedLog) Iterate(ctx context.Context, from, through TID) iter.Seq2[*Transaction, error] {
+	return func(yield func(*Transaction, error) bool) {
+		for txn, err := range l.Storage.Iterate(ctx, from, through) {
+			if err == nil {
+				out := *txn
+				out.Records = l.records(txn.Records)
+				txn = &out
+			}
+			if !yield(txn, err) {
+				return
+			}
+		}
+	}
+}
+
+func (l countedLog) records(records iter.Seq2[Record, error]) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for r, err := range records {
+			if !l.blobs {
+				r.OpenBlob = nil
+			}
+			if l.bytes != nil {
+				*l.bytes += int64(len(r.Data))
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
