@@ -36,8 +36,6 @@ func differences() []difference {
 			reason: "looks at Python objects of ZEO's server in the same process"},
 		{name: `^testZEO\.client_labels$|TimeoutTests\.checkTimeout$`,
 			reason: "wants a line of ZEO's log in ZEO's words; ours is structured"},
-		{name: `^protocols_test$`,
-			reason: "has the server speak protocol 4, which ended with ZEO 4"},
 
 		// These are done better.
 		{name: `^zeo-fan-out_test$`,
