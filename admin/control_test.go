@@ -300,3 +300,27 @@ func TestVerificationsEndWithTheirClients(t *testing.T) {
 		}
 	})
 }
+
+func TestVerifyComparesTheBackends(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.commit(r.mirror, "one")
+	tid := r.commit(r.mirror, "two")
+	lines := r.must(admin.OpVerify, admin.Request{})
+	report := lines[len(lines)-1].Report
+	if report == nil || report.Transactions != 2 || report.Objects != 1 || report.Findings != 0 || !slices.Equal(report.Backends, []string{"a", "b"}) {
+		t.Errorf("of equal backends: %+v", report)
+	}
+	r.backend("a").Inject(storagetest.Fault{Call: storagetest.CallNext, Kind: storagetest.Corrupt})
+	lines = r.do(admin.OpVerify, admin.Request{KeepAll: true})
+	end := lines[len(lines)-1]
+	if end.Failure == nil || end.Failure.Kind != admin.KindDifferent || end.Report == nil || end.Report.Findings == 0 || len(end.Report.Listed) == 0 {
+		t.Fatalf("of different ones: %+v, %+v", end.Failure, end.Report)
+	}
+	if f := end.Report.Listed[0]; f.Text == "" || f.TID == 0 || f.TID > admin.TID(tid) {
+		t.Errorf("finding %+v", f)
+	}
+	if got := r.state("a"); got != raidstorage.StateInSync {
+		t.Errorf("with KeepAll a is %v", got)
+	}
+}

@@ -33,6 +33,7 @@ type rig struct {
 	mu     sync.Mutex // guards the fields below
 	opened map[string]*storagetest.FaultyStorage
 	onOpen func(name string, f *storagetest.FaultyStorage)
+	down   bool // nothing can be opened
 }
 
 // newRig starts everything; edit may change the configuration of the control.
@@ -46,6 +47,9 @@ func newRig(t testing.TB, edit func(*admin.Config)) *rig {
 		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: name, Open: func(context.Context) (raidstorage.Storage, error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
+			if r.down {
+				return nil, errors.New("connection refused")
+			}
 			f := storagetest.Faulty(r.stores[name].Another(name))
 			if r.onOpen != nil {
 				r.onOpen(name, f)
@@ -93,6 +97,13 @@ func (r *rig) backend(name string) *storagetest.FaultyStorage {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.opened[name]
+}
+
+// setDown lets no backend be opened any more.
+func (r *rig) setDown() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.down = true
 }
 
 // whenOpened is called with each connection to a backend, from now on.

@@ -60,6 +60,7 @@ type Membership struct {
 	Joining     string                  `json:"joining,omitempty"`
 	PackHorizon TID                     `json:"pack_horizon"`
 	Unpacked    []string                `json:"unpacked,omitempty"`
+	Damaged     []string                `json:"damaged,omitempty"`
 	Lock        *raidstorage.RecordLock `json:"lock,omitempty"`
 	Reason      string                  `json:"reason"`
 	Time        time.Time               `json:"time"`
@@ -186,7 +187,7 @@ func mirrorOf(name string, st raidstorage.Status) Mirror {
 		Name: name, Condition: st.Condition.String(), Reason: oneLine(st.Reason), LastTID: TID(st.LastTID), WriteQuorum: st.WriteQuorum,
 		Membership: Membership{
 			Epoch: r.Epoch, Mirror: r.Mirror, Members: r.Members, InSync: r.InSync, Disabled: r.Disabled, Joining: r.Joining,
-			PackHorizon: TID(r.PackHorizon), Unpacked: r.Unpacked, Lock: r.Lock, Reason: oneLine(r.Reason), Time: r.Time,
+			PackHorizon: TID(r.PackHorizon), Unpacked: r.Unpacked, Damaged: r.Damaged, Lock: r.Lock, Reason: oneLine(r.Reason), Time: r.Time,
 		},
 		Pack: packOf(st.Pack),
 	}

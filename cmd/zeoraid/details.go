@@ -57,6 +57,7 @@ func (d details) mirror(m admin.Mirror) {
 	d.fact("in sync", "%s", strings.Join(r.InSync, ", "))
 	d.fact("disabled", "%s", strings.Join(r.Disabled, ", "))
 	d.fact("to be packed", "%s", strings.Join(r.Unpacked, ", "))
+	d.fact("damaged", "%s", strings.Join(r.Damaged, ", "))
 	if r.PackHorizon != 0 {
 		d.fact("packed to", "%s", transaction(r.PackHorizon))
 	}
