@@ -88,6 +88,9 @@ func (b *builder) server(n *node) Server {
 		}
 		return seconds(n)
 	}, time.Second, maxDuration)
+	// ZEO's default is off, as its server resolves conflicts with the classes that it
+	// has. Ours has none: without the clients no counter of a BTree could be changed twice.
+	v.ClientConflictResolution = true
 	s.boolean("client-conflict-resolution", &v.ClientConflictResolution)
 	if _, given := s.boolean("msgpack", &v.Msgpack); !given {
 		env, _ := b.l.getenv("ZEO_MSGPACK") // any text, as in ZEO

@@ -34,7 +34,9 @@ type Server struct {
 	// InvalidationAge is 0 when it is not used.
 	InvalidationAge time.Duration
 	// TransactionTimeout is 0 for none.
-	TransactionTimeout       time.Duration
+	TransactionTimeout time.Duration
+	// ClientConflictResolution has clients resolve conflicts; default true, unlike ZEO,
+	// whose server can resolve some itself.
 	ClientConflictResolution bool
 	Msgpack                  bool
 	PIDFile                  string // empty: none is written

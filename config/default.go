@@ -32,7 +32,9 @@ func Default(dataDir, listen, admin, storageName string) (*Config, error) {
 		}})
 	}
 	return &Config{
-		Server:   Server{Addresses: []Address{zeo}, InvalidationQueueSize: defaultQueueSize},
+		Server: Server{
+			Addresses: []Address{zeo}, InvalidationQueueSize: defaultQueueSize, ClientConflictResolution: true,
+		},
 		Storages: []Storage{{Name: storageName, Kind: mirror}},
 		Admin:    Admin{Address: &control},
 	}, nil

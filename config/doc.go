@@ -41,7 +41,8 @@
 //
 // # What is not as in ZEO
 //
-// Members of a mirror must have names. address may be given several times. %import is
+// client-conflict-resolution is on unless it is turned off: the server has no Python
+// classes to resolve conflicts with. Members of a mirror must have names. address may be given several times. %import is
 // not needed for the sections of the packages that may be imported. Keys of <zeoclient>
 // and <clientstorage> can be mixed. <logfile> has the formats text and json. What
 // would show only later is said at once: values out of range, servers without a

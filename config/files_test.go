@@ -87,7 +87,7 @@ func TestTheTalksFileLoadsAsItIs(t *testing.T) {
 	want := &config.Config{
 		Path: "testdata/talk.conf",
 		Server: config.Server{
-			Addresses: []config.Address{{Host: "127.0.0.1", Port: 8000}}, InvalidationQueueSize: 100,
+			Addresses: []config.Address{{Host: "127.0.0.1", Port: 8000}}, InvalidationQueueSize: 100, ClientConflictResolution: true,
 		},
 		Storages: []config.Storage{{Name: "main", Kind: &config.Mirror{
 			Members:  []config.Storage{client("1", 8100), client("2", 8101)},
@@ -112,7 +112,7 @@ func TestTheFileOfPlonesRecipeLoads(t *testing.T) {
 	want := &config.Config{
 		Path: "testdata/recipe.conf",
 		Server: config.Server{
-			Addresses: []config.Address{{Port: 8100}}, InvalidationQueueSize: 200,
+			Addresses: []config.Address{{Port: 8100}}, InvalidationQueueSize: 200, ClientConflictResolution: true,
 			PIDFile: root + "/var/zeoserver.pid",
 		},
 		Storages: []config.Storage{{Name: "1", Kind: &config.FileStorage{
@@ -146,7 +146,7 @@ func TestTheContainersFileLoadsWithItsEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Server{
-		Addresses: []config.Address{{Host: "0.0.0.0", Port: 8100}}, InvalidationQueueSize: 100,
+		Addresses: []config.Address{{Host: "0.0.0.0", Port: 8100}}, InvalidationQueueSize: 100, ClientConflictResolution: true,
 		PIDFile: root + "/app/var/zeo.pid",
 	}
 	if d := diff(c.Server, want); d != "" {
@@ -189,7 +189,7 @@ func TestEverySettingIsRead(t *testing.T) {
   invalidation-queue-size 1_000
   invalidation-age 1.5
   transaction-timeout 20
-  client-conflict-resolution on
+  client-conflict-resolution off
   msgpack true
 </Zeo>
 <raidstorage Main>
@@ -234,7 +234,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		Server: config.Server{
 			Addresses: []config.Address{{Host: "example.org", Port: 8191}, {Path: "/run/zeo.sock"}},
 			ReadOnly:  true, InvalidationQueueSize: 1000, InvalidationAge: 1500e6,
-			TransactionTimeout: 20e9, ClientConflictResolution: true, Msgpack: true,
+			TransactionTimeout: 20e9, Msgpack: true,
 		},
 		Storages: []config.Storage{
 			{Name: "main", Kind: &config.Mirror{

@@ -84,7 +84,7 @@ func view(t testing.TB, c *config.Config) map[string]any {
 	v := map[string]any{
 		"address": addresses(s.Addresses), "read_only": s.ReadOnly, "queue": s.InvalidationQueueSize,
 		"age": s.InvalidationAge.Seconds(), "timeout": int(s.TransactionTimeout / time.Second),
-		"resolution": s.ClientConflictResolution, "msgpack": s.Msgpack, "pid": s.PIDFile, "ssl": s.TLS != nil,
+		"msgpack": s.Msgpack, "pid": s.PIDFile, "ssl": s.TLS != nil,
 		"level": level(c.Log.Level),
 	}
 	storages, logs := []any{}, []any{}

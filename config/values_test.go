@@ -65,7 +65,7 @@ func TestTheDefaultIsAMirrorOfTwoFiles(t *testing.T) {
 	}
 	want := &config.Config{
 		Server: config.Server{
-			Addresses: []config.Address{{Host: "127.0.0.1", Port: 8100}}, InvalidationQueueSize: 100,
+			Addresses: []config.Address{{Host: "127.0.0.1", Port: 8100}}, InvalidationQueueSize: 100, ClientConflictResolution: true,
 		},
 		Storages: []config.Storage{{Name: "1", Kind: &config.Mirror{
 			Members: []config.Storage{file("1"), file("2")}, StateDir: "/d/state", AutoRecover: true,

@@ -55,7 +55,7 @@ def load(path):
     return {
         "address": [address(z.address)], "read_only": z.read_only,
         "queue": z.invalidation_queue_size, "age": min(z.invalidation_age or 0, 1e300),
-        "timeout": z.transaction_timeout or 0, "resolution": z.client_conflict_resolution,
+        "timeout": z.transaction_timeout or 0,
         "msgpack": msgpack, "pid": z.pid_filename or "", "ssl": z.ssl is not None,
         "storages": names([storage(s) for s in c.storages]),
         "level": log.level if log else 20,
