@@ -264,7 +264,11 @@ func TestK5UndoBeforeThePackTimeIsRefused(t *testing.T) {
 		w.wantInSync("b1", "b2")
 		wantErr[*raidstorage.UndoError](t, "undo while the pack has not succeeded", undo(tids[2]))
 		mustPack(t, m, tids[1])
+		asked := count(w.backend("b1"), storagetest.CallUndo)
 		check()
+		if got := count(w.backend("b1"), storagetest.CallUndo); got != asked {
+			t.Error("the backends were asked to undo what the mirror refuses")
+		}
 		if err := undo(tids[2]); err != nil {
 			t.Errorf("undo of what is later than the pack: %v", err)
 		}
@@ -435,14 +439,15 @@ func TestPackSurvivesDeathAtEachStep(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %s %v", at.backend, at.call, kind), func(t *testing.T) {
 				scenario(t, 3, func(t *testing.T, w *world) {
 					m := w.start()
-					tids := w.tree(m)
+					w.tree(m)
+					through := w.mustCommit(m, 20, storagetest.Pickled("garbage at the end"))
 					w.backend(at.backend).Inject(storagetest.Fault{Call: at.call, Kind: kind, Times: 1, Hook: func() {
 						w.reg.cut()
 						for _, b := range []string{"b1", "b2", "b3"} {
 							w.backend(b).CutOff()
 						}
 					}})
-					if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], GC: true}); err == nil {
+					if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true}); err == nil {
 						t.Error("the pack of a dead process succeeded")
 					}
 					w.crash(m)
@@ -452,8 +457,8 @@ func TestPackSurvivesDeathAtEachStep(t *testing.T) {
 					}
 					w.unevenOrNot(m)
 					w.mustCommit(m, 1, storagetest.Pickled("goes on"))
-					mustPack(t, m, tids[2])
-					w.wantPacked(tids[2])
+					mustPack(t, m, through)
+					w.wantPacked(through)
 					w.wantInSync("b1", "b2", "b3")
 					w.wantEqual("b1", "b2", "b3")
 				})

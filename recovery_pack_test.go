@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -103,6 +104,7 @@ func TestV1TargetPackedLater(t *testing.T) {
 				wantErr[*raidstorage.NotFoundError](t, "LoadBefore", err)
 			}
 		}
+		synctest.Wait()
 		w.wantInSync("b1", "b2")
 	})
 }
