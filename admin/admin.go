@@ -30,8 +30,8 @@ type Config struct {
 	// WriteTimeout is how long a client may take to read one line of progress before
 	// it is given up; default 10 s.
 	WriteTimeout time.Duration
-	// MaxRequests is how many requests are served at the same time, the others are
-	// refused; default 64.
+	// MaxRequests is how many requests that control something are served at the same
+	// time, and how many others; what is more is refused. Default 64.
 	MaxRequests int
 	// Clock tells the time; default time.Now.
 	Clock func() time.Time
@@ -54,7 +54,8 @@ type Server struct {
 	registry *prometheus.Registry
 	template *template.Template
 	verifier verifier
-	slots    chan struct{} // one for each request
+	controls chan struct{} // one for each POST, which may take long
+	views    chan struct{} // one for each other request
 
 	ctx  context.Context // ends with Shutdown: of all operations
 	stop context.CancelFunc
@@ -93,7 +94,8 @@ func New(cfg Config) (*Server, error) {
 		cfg:      cfg,
 		registry: prometheus.NewRegistry(),
 		verifier: verifyMirror,
-		slots:    make(chan struct{}, cfg.MaxRequests),
+		controls: make(chan struct{}, cfg.MaxRequests),
+		views:    make(chan struct{}, cfg.MaxRequests),
 		jobs:     make(map[jobKey]*job),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -167,9 +169,13 @@ func (s *Server) routes() http.Handler {
 	}
 	guard := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		slots := s.views
+		if r.Method == http.MethodPost {
+			slots = s.controls
+		}
 		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 		default:
 			http.Error(w, "too many requests at the same time", http.StatusServiceUnavailable)
 			return

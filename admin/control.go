@@ -214,8 +214,9 @@ func (q *request) follow(j *job, events <-chan raidstorage.Event, enough <-chan 
 		case <-j.done:
 			q.rest(events, j)
 			end := Message{Type: TypeEnd, Text: done, Failure: failureOf(j.err), Report: j.report}
-			if end.Failure == nil {
+			if end.Failure == nil && j.report != nil {
 				end.Failure = j.report.differences()
+				end.Text = j.report.verdict()
 			}
 			if end.Failure != nil {
 				end.Text = end.Failure.Text

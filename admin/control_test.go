@@ -323,4 +323,9 @@ func TestVerifyComparesTheBackends(t *testing.T) {
 	if got := r.state("a"); got != raidstorage.StateInSync {
 		t.Errorf("with KeepAll a is %v", got)
 	}
+	r.must(admin.OpDisable, admin.Request{Backend: "a"})
+	lines = r.must(admin.OpVerify, admin.Request{})
+	if end := lines[len(lines)-1]; !strings.HasPrefix(end.Text, "only b is in sync") {
+		t.Errorf("with one backend: %q", end.Text)
+	}
 }

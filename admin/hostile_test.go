@@ -128,12 +128,15 @@ func TestClientThatNeverReads(t *testing.T) {
 		if got := r.state("a"); got != raidstorage.StateInSync {
 			t.Errorf("a is %v", got)
 		}
-		if a, text := r.ask("GET", "/healthz", ""); a.StatusCode != 503 {
+		if a, text := r.ask("POST", "/mirrors/main/recover", body); a.StatusCode != 503 {
 			t.Errorf("a second request: %s %s", a.Status, text)
+		}
+		if a, text := r.ask("GET", "/healthz", ""); a.StatusCode != 200 || text != "ok\n" {
+			t.Errorf("its health meanwhile: %s %s", a.Status, text)
 		}
 		time.Sleep(10 * time.Second) // Config.WriteTimeout, in the bubble's time
 		synctest.Wait()
-		if a, text := r.ask("GET", "/healthz", ""); a.StatusCode != 200 || text != "ok\n" {
+		if a, text := r.ask("POST", "/mirrors/main/recover", body); a.StatusCode != 200 {
 			t.Errorf("afterwards: %s %s", a.Status, text)
 		}
 	})

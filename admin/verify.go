@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -69,13 +70,21 @@ func (s *Server) verify(q *request) {
 		})
 	})
 	if ok {
-		q.follow(j, nil, nil, "the backends hold the same")
+		q.follow(j, nil, nil, "verified")
 	}
+}
+
+// verdict says what a verification without differences means.
+func (r *Report) verdict() string {
+	if len(r.Backends) < 2 {
+		return fmt.Sprintf("only %s is in sync and could be read: there was nothing to compare it with", strings.Join(r.Backends, ", "))
+	}
+	return "the backends hold the same: " + strings.Join(r.Backends, ", ")
 }
 
 // differences says that a verification found some, nil if it did not.
 func (r *Report) differences() *Failure {
-	if r == nil || r.Findings == 0 {
+	if r.Findings == 0 {
 		return nil
 	}
 	f := &Failure{Kind: KindDifferent, Text: fmt.Sprintf("the backends differ: %d findings", r.Findings)}

@@ -239,7 +239,7 @@ func TestVerbsAndTheirExitStatus(t *testing.T) {
 			storagetest.Commit(t, c.stores["a"], map[raidstorage.OID]string{1: storagetest.Pickled("astray")})
 		}},
 		{args: "recover a -rollback -wait -full", want: 0, out: "recover: a is in sync\n"},
-		{args: "verify", want: 0, out: "1 transaction and 1 object of 2 backends compared\nverify: the backends hold the same\n"},
+		{args: "verify", want: 0, out: "1 transaction and 1 object of 2 backends compared\nverify: the backends hold the same: a, b\n"},
 		{args: "pack -days 3", want: 0, out: "pack: packed to "},
 		{args: "pack -no-gc -quiet", want: 0, out: "pack: packed to "},
 		{args: "verify -keep-all -rate 100", want: 2, out: "backend a: ", err: "the backends differ", before: func() {
