@@ -147,11 +147,8 @@ func TestSlowClientMissesProgress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		for i := range 600 {
-			storagetest.Commit(t, r.mirror, map[raidstorage.OID]string{raidstorage.OID(i): "x"})
-		}
 		r.must(admin.OpDisable, admin.Request{Backend: "a"})
-		for i := range 600 {
+		for i := range 1200 { // longer than the client is slow: who has missed some is told with the next one
 			storagetest.Commit(t, r.mirror, map[raidstorage.OID]string{raidstorage.OID(i): "y"})
 		}
 		r.whenOpened(func(_ string, f *storagetest.FaultyStorage) { // progress is told every 100 ms at most
