@@ -204,6 +204,7 @@ func TestHostileReplies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := startFake(t)
+			f.hostile = true
 			s := connectTo(t, f, nil)
 			for _, v := range values {
 				f.setHook(func(c *fakeConn, m zeowire.Message) bool {

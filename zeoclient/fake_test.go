@@ -33,6 +33,9 @@ type fake struct {
 	hook  func(*fakeConn, zeowire.Message) bool
 	calls map[string]int
 	turns int // how often a server had to wait for a client
+	// beyond counts what was asked for after the end: Python's server logs a traceback.
+	beyond  int
+	hostile bool // what it asks for is the server's own fault
 
 	wg sync.WaitGroup
 }
@@ -66,6 +69,9 @@ type fakeIterator struct {
 	records []fakeRecord
 	tid     raidstorage.TID // the transaction given last, or that of the records
 	isTxn   bool
+	// Records are read from the file of the iterator over the transactions, which a
+	// FileStorage closes at the end.
+	over *bool
 }
 
 // startFake starts a server until the test's end.
@@ -82,6 +88,9 @@ func startFake(t testing.TB) *fake {
 	f.listen(t)
 	t.Cleanup(func() {
 		f.stop()
+		if f.beyond > 0 && !f.hostile {
+			t.Errorf("%d calls asked for what is after the end", f.beyond)
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
@@ -294,6 +303,11 @@ func (c *fakeConn) handle(m zeowire.Message) bool {
 	case zeowire.NewOIDs:
 		var oids []zeowire.Value
 		f.mu.Lock()
+		for _, txn := range f.log {
+			for _, r := range txn.records {
+				f.nextOID = max(f.nextOID, r.oid)
+			}
+		}
 		for range 100 {
 			f.nextOID++
 			oids = append(oids, zeowire.OID(f.nextOID))
@@ -362,6 +376,9 @@ func (c *fakeConn) recordIternext(m zeowire.Message, args []zeowire.Value) {
 	oids := slices.Sorted(maps.Keys(current))
 	i, _ := slices.BinarySearch(oids, from)
 	if i == len(oids) {
+		c.f.mu.Lock()
+		c.f.beyond++
+		c.f.mu.Unlock()
 		c.raise(m, zeowire.ValueError("empty tree"))
 		return
 	}
@@ -404,7 +421,7 @@ func (c *fakeConn) iterate(m zeowire.Message, args []zeowire.Value) {
 		from, _ := args[0].TID()
 		through, bounded := args[1].TID()
 		log = slices.DeleteFunc(log, func(t fakeTxn) bool { return t.tid < from || bounded && t.tid > through })
-		c.newIterator(m, &fakeIterator{txns: log, isTxn: true})
+		c.newIterator(m, &fakeIterator{txns: log, isTxn: true, over: new(bool)})
 		return
 	case zeowire.IteratorGC:
 		ids, _ := args[0].Items()
@@ -412,6 +429,9 @@ func (c *fakeConn) iterate(m zeowire.Message, args []zeowire.Value) {
 		defer c.f.mu.Unlock()
 		for _, v := range ids {
 			id, _ := v.Int()
+			if it := c.iterators[id]; it != nil && it.isTxn {
+				*it.over = true
+			}
 			delete(c.iterators, id)
 		}
 		return
@@ -420,7 +440,10 @@ func (c *fakeConn) iterate(m zeowire.Message, args []zeowire.Value) {
 	c.f.mu.Lock()
 	it := c.iterators[id]
 	c.f.mu.Unlock()
-	if it == nil || it.isTxn != (m.Name != zeowire.IteratorRecordNext) {
+	if it == nil || it.isTxn != (m.Name != zeowire.IteratorRecordNext) || *it.over {
+		c.f.mu.Lock()
+		c.f.beyond++
+		c.f.mu.Unlock()
 		c.raise(m, zeowire.KeyError(args[0]))
 		return
 	}
@@ -433,12 +456,15 @@ func (c *fakeConn) iterate(m zeowire.Message, args []zeowire.Value) {
 		}
 		for _, t := range log {
 			if t.tid == tid {
-				c.newIterator(m, &fakeIterator{records: t.records, tid: tid})
+				c.newIterator(m, &fakeIterator{records: t.records, tid: tid, over: it.over})
 			}
 		}
 	case len(it.txns) == 0 && len(it.records) == 0:
 		c.f.mu.Lock()
 		delete(c.iterators, id)
+		if it.isTxn {
+			*it.over = true
+		}
 		c.f.mu.Unlock()
 		c.reply(m, zeowire.None())
 	case it.isTxn:

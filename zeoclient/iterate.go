@@ -11,21 +11,21 @@ import (
 // The protocol iterates with small calls: iterator_next for each transaction,
 // iterator_record_start for its records (only for the transaction that was given
 // last), iterator_record_next for each record. So that this does not take a round
-// trip each, two iterators of the server run one behind the other. The scout runs ahead
-// and only tells tids; the main one follows, and as the tids are known by then its
-// iterator_next and iterator_record_start leave together, for many transactions at a
-// time, and the records of all of these are asked for side by side.
+// trip each, the records of many transactions are asked for side by side.
 //
-// A call too many is answered with a KeyError, which Python's server logs. So only one
-// call is ahead at first, and more when many have been answered.
+// What may not exist is never asked for twice: a call after the end is answered with a
+// KeyError, which Python's server logs as an error. So each iterator of the server has
+// at most one call under way of which it is not known that there is an answer, and there
+// are two iterators over the transactions. The scout only tells tids, one at a time. The
+// main one follows, never beyond what the scout has found: as the tids are known then,
+// its iterator_next and iterator_record_start leave together. It must not reach the end
+// either, since a FileStorage closes the file there that the records are read from.
 
 const (
 	// maxWindow is how many transactions are under way at the same time.
 	maxWindow = 32
-	// maxRecordsAhead is how many records of one transaction are.
-	maxRecordsAhead = 32
-	// maxBuffered is how many bytes of records may wait to be yielded, but for what is
-	// under way already.
+	// maxBuffered is how many bytes of records may wait to be yielded, but for one that
+	// is larger than any before it.
 	maxBuffered = 8 << 20
 )
 
@@ -39,7 +39,7 @@ type pending struct {
 	start   *future[int64]
 	id      int64 // of the server's iterator over its records, once started is true
 	started bool
-	asked   []*future[*raidstorage.Record] // answered in this order
+	asked   *future[*raidstorage.Record] // nil: none is under way
 
 	records []raidstorage.Record // from number base on
 	base    int
@@ -53,11 +53,12 @@ type iteration struct {
 	c          *conn
 	startScout *future[int64]
 	startMain  *future[int64]
-	scouts     []*future[head]
-	scouted    int // transactions that the scout has found
+	scout      *future[head] // nil: none is under way
 	scoutEnded bool
 	window     []*pending // the first one is being yielded
 	buffered   int64      // bytes of records in the window
+	asking     int64      // records under way
+	largest    int64      // of the records, in bytes; those that were long ago count less
 	out        []question // to be sent by flush
 }
 
@@ -99,8 +100,8 @@ func (f *future[T]) ready() bool {
 	}
 }
 
-// Iterate implements raidstorage.Storage. Up to 32 transactions are fetched ahead, and
-// about 8 MiB of records kept; the server's iterators are released when the caller
+// Iterate implements raidstorage.Storage. Up to 32 transactions are fetched at the
+// same time, each record by record, and about 8 MiB of records kept; the server's iterators are released when the caller
 // stops early. Transaction.Size is 0.
 func (s *Storage) Iterate(ctx context.Context, from, through raidstorage.TID) iter.Seq2[*raidstorage.Transaction, error] {
 	return func(yield func(*raidstorage.Transaction, error) bool) {
@@ -180,7 +181,7 @@ func (it *iteration) first(ctx context.Context) (*pending, error) {
 			if it.scoutEnded {
 				return nil, nil
 			}
-			if err := it.await(ctx, it.scouts[0].call); err != nil {
+			if err := it.await(ctx, it.scout.call); err != nil {
 				return nil, err
 			}
 			continue
@@ -259,8 +260,8 @@ func (it *iteration) record(ctx context.Context, p *pending, i int) (*raidstorag
 			continue
 		}
 		waitFor := p.start.call
-		if len(p.asked) > 0 {
-			waitFor = p.asked[0].call
+		if p.asked != nil {
+			waitFor = p.asked.call
 		}
 		if err := it.await(ctx, waitFor); err != nil {
 			return nil, err
@@ -270,55 +271,50 @@ func (it *iteration) record(ctx context.Context, p *pending, i int) (*raidstorag
 
 // pump takes the answers that have come and asks for more, in one write.
 func (it *iteration) pump(ctx context.Context) error {
-	if err := it.harvestScouts(); err != nil {
+	if err := it.harvestScout(); err != nil {
 		return err
 	}
 	for i, p := range it.window {
 		if err := it.harvest(p); err != nil {
 			return err
 		}
-		it.askRecords(p, i == 0)
+		it.askRecord(p, i == 0)
 	}
-	ahead := min(it.scouted+1, maxWindow)
-	for !it.scoutEnded && len(it.scouts) < ahead && len(it.window)+len(it.scouts) < maxWindow {
-		f := newFuture(it.c, zeowire.IteratorNext, takeHead)
-		it.scouts = append(it.scouts, f)
-		it.ask(f.call, zeowire.Int(it.startScout.value))
+	if it.scout == nil && !it.scoutEnded && len(it.window) < maxWindow {
+		it.scout = newFuture(it.c, zeowire.IteratorNext, takeHead)
+		it.ask(it.scout.call, zeowire.Int(it.startScout.value))
 	}
 	return it.flush(ctx)
 }
 
-// harvestScouts takes the tids that the scout has found, and sends the main iterator
+// harvestScout takes the tid that the scout has found, and sends the main iterator
 // after it.
-func (it *iteration) harvestScouts() error {
-	for len(it.scouts) > 0 && it.scouts[0].ready() {
-		f := it.scouts[0]
-		it.scouts = it.scouts[1:]
-		if it.scoutEnded {
-			continue // an overrun, whatever it says
-		}
-		if f.call.err != nil {
-			return it.c.mapped(f.call.name, f.call.err)
-		}
-		if f.value == nil {
-			it.scoutEnded = true
-			continue
-		}
-		it.scouted++
-		p := &pending{
-			meta:  *f.value,
-			next:  newFuture(it.c, zeowire.IteratorNext, takeHead),
-			start: newStart(it.c, zeowire.IteratorRecordStart),
-		}
-		main := zeowire.Int(it.startMain.value)
-		it.ask(p.next.call, main)
-		it.ask(p.start.call, main, zeowire.TID(p.meta.TID))
-		it.window = append(it.window, p)
+func (it *iteration) harvestScout() error {
+	f := it.scout
+	if f == nil || !f.ready() {
+		return nil
 	}
+	it.scout = nil
+	if f.call.err != nil {
+		return it.c.mapped(f.call.name, f.call.err)
+	}
+	if f.value == nil {
+		it.scoutEnded = true
+		return nil
+	}
+	p := &pending{
+		meta:  *f.value,
+		next:  newFuture(it.c, zeowire.IteratorNext, takeHead),
+		start: newStart(it.c, zeowire.IteratorRecordStart),
+	}
+	main := zeowire.Int(it.startMain.value)
+	it.ask(p.next.call, main)
+	it.ask(p.start.call, main, zeowire.TID(p.meta.TID))
+	it.window = append(it.window, p)
 	return nil
 }
 
-// harvest takes the records of p that have come.
+// harvest takes the record of p that has come.
 func (it *iteration) harvest(p *pending) error {
 	if !p.started && p.start.ready() {
 		if p.start.call.err != nil {
@@ -326,45 +322,44 @@ func (it *iteration) harvest(p *pending) error {
 		}
 		p.started, p.id = true, p.start.value
 	}
-	for len(p.asked) > 0 && p.asked[0].ready() {
-		f := p.asked[0]
-		p.asked = p.asked[1:]
-		switch {
-		case p.ended: // an overrun, whatever it says
-		case f.call.err != nil:
-			return it.c.mapped(f.call.name, f.call.err)
-		case f.value == nil:
-			p.ended = true
-		default:
-			r := *f.value
-			if r.TID != p.meta.TID {
-				return &ProtocolError{Server: it.c.server, Reason: "a record of another transaction"}
-			}
-			r.OpenBlob = it.s.blobOf(r)
-			p.records = append(p.records, r)
-			p.bytes += int64(len(r.Data))
-			it.buffered += int64(len(r.Data))
-		}
+	f := p.asked
+	if f == nil || !f.ready() {
+		return nil
 	}
+	p.asked = nil
+	it.asking--
+	if f.call.err != nil {
+		return it.c.mapped(f.call.name, f.call.err)
+	}
+	if f.value == nil {
+		p.ended = true
+		return nil
+	}
+	r := *f.value
+	if r.TID != p.meta.TID {
+		return &ProtocolError{Server: it.c.server, Reason: "a record of another transaction"}
+	}
+	r.OpenBlob = it.s.blobOf(r)
+	size := int64(len(r.Data))
+	p.records = append(p.records, r)
+	p.bytes += size
+	it.buffered += size
+	it.largest = max(size, it.largest-it.largest/64)
 	return nil
 }
 
-// askRecords asks for more records of p: one at a time, more for a transaction with
-// many, and no more than memory allows. The first one in the window goes on always.
-func (it *iteration) askRecords(p *pending, first bool) {
-	if !p.started || p.ended || it.buffered > maxBuffered && !(first && len(p.asked) == 0) {
+// askRecord asks for one more record of p, if memory allows. The first transaction in
+// the window goes on always.
+func (it *iteration) askRecord(p *pending, first bool) {
+	if !p.started || p.ended || p.asked != nil {
 		return
 	}
-	got := p.base + len(p.records)
-	ahead := max(1, min(got/4, maxRecordsAhead))
-	if kept := int64(len(p.records)); kept > 0 {
-		ahead = max(1, min(ahead, int(maxBuffered*kept/(p.bytes+1))))
+	if !first && it.buffered+(it.asking+1)*it.largest > maxBuffered {
+		return
 	}
-	for len(p.asked) < ahead {
-		f := newFuture(it.c, zeowire.IteratorRecordNext, it.takeRecord)
-		p.asked = append(p.asked, f)
-		it.ask(f.call, zeowire.Int(p.id))
-	}
+	p.asked = newFuture(it.c, zeowire.IteratorRecordNext, it.takeRecord)
+	it.asking++
+	it.ask(p.asked.call, zeowire.Int(p.id))
 }
 
 // ask puts a call into the next flush.

@@ -70,8 +70,9 @@ func (it *iteration) takeRecord(v zeowire.Value) (*raidstorage.Record, error) {
 // drop forgets what is under way for p and releases the server's iterator over its
 // records.
 func (it *iteration) drop(p *pending) {
-	for _, f := range p.asked {
-		it.c.forget(f.call)
+	if p.asked != nil {
+		it.c.forget(p.asked.call)
+		it.asking--
 	}
 	switch {
 	case p.ended:
@@ -87,14 +88,31 @@ func (it *iteration) release() {
 	for _, p := range it.window {
 		it.drop(p)
 	}
-	for _, f := range it.scouts {
-		it.c.forget(f.call)
+	if it.scout != nil {
+		it.c.forget(it.scout.call)
+	}
+	if it.scoutEnded && len(it.window) == 0 {
+		it.finish()
+		return
 	}
 	for _, f := range []*future[int64]{it.startScout, it.startMain} {
 		if f != nil && !(f == it.startScout && it.scoutEnded) {
 			it.freeLater(f)
 		}
 	}
+}
+
+// finish lets the main iterator come to its end too: Python's server keeps the last
+// transaction of an iterator that is only released. What it answers is not waited for.
+func (it *iteration) finish() {
+	main := zeowire.Int(it.startMain.value)
+	next := it.c.newCall(zeowire.IteratorNext, nil)
+	_ = it.c.post(func(w *zeowire.Writer) error {
+		if err := w.Message(zeowire.Call(zeowire.IntID(next.id), next.name, main)); err != nil {
+			return err
+		}
+		return w.Message(zeowire.AsyncCall(zeowire.IteratorGC, zeowire.List(main)))
+	})
 }
 
 // free releases iterators of the server.

@@ -74,6 +74,9 @@ func TestMirrorOverPythonServers(t *testing.T) {
 		}
 	}
 	compareServers(t, servers, n)
+	for _, server := range servers {
+		server.wantQuiet(t)
+	}
 }
 
 // commitSome commits a transaction of one of several kinds.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -23,6 +24,8 @@ type runzeo struct {
 	cmd     *exec.Cmd
 	used    atomic.Int64
 	count   int64
+	log     strings.Builder
+	ended   chan struct{} // closed when log is complete
 }
 
 // python returns the interpreter of an environment with ZEO.
@@ -50,7 +53,7 @@ func startRunzeo(t testing.TB, dir string, storages int, options string) *runzeo
 	if err := os.WriteFile(path, []byte(conf.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := &runzeo{address: socket, dir: dir, count: int64(storages)}
+	r := &runzeo{address: socket, dir: dir, count: int64(storages), ended: make(chan struct{})}
 	r.cmd = exec.Command(python(t), "-m", "ZEO.runzeo", "-C", path)
 	r.cmd.Stderr = os.Stderr
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -61,30 +64,48 @@ func startRunzeo(t testing.TB, dir string, storages int, options string) *runzeo
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(r.kill)
-	lines := bufio.NewScanner(out)
-	var log strings.Builder
-	for lines.Scan() {
-		log.WriteString(lines.Text() + "\n")
-		if strings.Contains(lines.Text(), "listening on") {
-			go func() { // ends with the process
-				for lines.Scan() {
-					if os.Getenv("RAIDSTORAGE_VERBOSE") != "" {
-						fmt.Fprintln(os.Stderr, lines.Text())
-					}
-				}
-			}()
-			return r
+	listens := make(chan struct{})
+	go func() { // ends with the process
+		defer close(r.ended)
+		once := sync.OnceFunc(func() { close(listens) })
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			r.log.WriteString(lines.Text() + "\n")
+			if strings.Contains(lines.Text(), "listening on") {
+				once()
+			}
+			if os.Getenv("RAIDSTORAGE_VERBOSE") != "" {
+				fmt.Fprintln(os.Stderr, lines.Text())
+			}
 		}
+	}()
+	t.Cleanup(r.kill)
+	select {
+	case <-listens:
+	case <-r.ended:
+		t.Fatalf("runzeo did not start:\n%s", r.log.String())
 	}
-	t.Fatalf("runzeo did not start:\n%s", log.String())
-	return nil
+	return r
 }
 
 // kill ends the server at once. It may be called again.
 func (r *runzeo) kill() {
 	_ = r.cmd.Process.Kill()
+	<-r.ended
 	_ = r.cmd.Wait()
+}
+
+// wantQuiet ends the server, whose log must have no errors.
+func (r *runzeo) wantQuiet(t testing.TB) {
+	t.Helper()
+	r.kill()
+	log := r.log.String()
+	for _, word := range []string{" ERROR ", " CRITICAL ", "Traceback"} {
+		if n := strings.Count(log, word); n > 0 {
+			at := strings.Index(log, word)
+			t.Errorf("the server's log has %d times %q, first:\n%.3000s", n, word, log[max(0, at-100):])
+			return
+		}
+	}
 }
 
 // options returns those for a storage that was not used before.

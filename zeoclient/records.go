@@ -11,12 +11,24 @@ import (
 )
 
 // record_iternext returns the first object at or after an oid, and the oid of the one
-// after it. Oids mostly follow each other without gaps. So the ones after are asked
-// for before the answer is there, one ahead at first, and more as long as that turns
-// out to be right.
+// after it. Where there is none it raises a ValueError, which Python's server logs as an
+// error. So it is only asked for from an oid on that is known to be there, which allows
+// one call at a time. But oids mostly follow each other without gaps, and a load of an
+// object that is not there is no error in anybody's log. So the oids after the known one
+// are loaded at the same time, more as long as most of them are there. The last one that
+// was is where the next record_iternext begins; it tells the next oid after the gap.
+//
+// After a deleted object nothing tells whether there are others. Then the oids up to the
+// next new one are loaded. So only two calls may be after the end: the first one, unless
+// from is 0, and one after a deleted object where the server does not give new oids, or
+// has given more than 4096 since.
 
-// maxGuesses is how many objects are asked for at the same time.
-const maxGuesses = 16
+const (
+	// maxGuesses is how many objects are loaded at the same time.
+	maxGuesses = 32
+	// maxDoubts is how many oids are tried after a deleted object.
+	maxDoubts = 4096
+)
 
 // currentRecord is a reply to record_iternext.
 type currentRecord struct {
@@ -25,19 +37,25 @@ type currentRecord struct {
 	more bool
 }
 
-// guess is a call of record_iternext.
+// guess is a load of an object that is perhaps there.
 type guess struct {
-	from raidstorage.OID
-	*future[currentRecord]
+	oid raidstorage.OID
+	*future[raidstorage.Revision]
 }
 
 // records is one CurrentRecords.
 type records struct {
-	s       *Storage
-	c       *conn
-	want    raidstorage.OID // the next object is the first one from here on
-	guesses []guess         // in ascending order
-	ahead   int
+	s *Storage
+	c *conn
+	// known is the oid that record_iternext is asked about.
+	known raidstorage.OID
+	// want is the next oid to yield, or known has one before it.
+	want    raidstorage.OID
+	step    *future[currentRecord]
+	guesses []guess // of the oids after known
+	width   int     // how many guesses to make
+	largest int     // record, in bytes
+	found   []raidstorage.Record
 }
 
 // CurrentRecords implements raidstorage.RecordIterator.
@@ -48,89 +66,203 @@ func (s *Storage) CurrentRecords(ctx context.Context, from raidstorage.OID) iter
 			yield(raidstorage.Record{}, err)
 			return
 		}
+		last, err := s.lastTID(ctx, c)
 		leave()
-		it := &records{s: s, c: c, want: from, ahead: 1}
+		if err != nil {
+			yield(raidstorage.Record{}, err)
+			return
+		}
+		if last == 0 {
+			return // it is empty
+		}
+		it := &records{s: s, c: c, known: from, want: from, width: 1}
 		defer it.release()
+		err = it.ask(ctx)
 		for more := true; more; {
-			var r currentRecord
-			if r, err = it.next(ctx); err != nil {
+			if err == nil {
+				more, err = it.take(ctx)
+			}
+			found := it.found
+			it.found = nil
+			if err == nil && more {
+				err = it.ask(ctx) // so that it is on its way while these are yielded
+			}
+			for _, r := range found {
+				if !yield(r, nil) {
+					return
+				}
+			}
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil {
 				yield(raidstorage.Record{}, err)
 				return
 			}
-			if more = r.more; more && r.next <= it.want {
-				yield(raidstorage.Record{}, &ProtocolError{Server: c.server, Reason: "record_iternext goes round in a circle"})
-				return
-			}
-			it.want = r.next
-			if r.Data != nil && !yield(r.Record, nil) {
-				return
-			}
 		}
 	}
 }
 
-// next returns the first object from want on; a record without data stands for none.
-func (it *records) next(ctx context.Context) (currentRecord, error) {
-	for {
-		if err := it.ask(ctx); err != nil {
-			return currentRecord{}, err
-		}
-		g := it.guesses[0]
-		it.guesses = it.guesses[1:]
-		if err := it.await(ctx, g.call); err != nil {
-			r, again, err := it.missing(err)
-			if !again {
-				return r, err
-			}
-			it.ahead = 1
-			continue
-		}
-		if g.from <= it.want && it.want <= g.value.OID {
-			it.ahead = min(2*it.ahead, maxGuesses)
-			r := g.value
-			r.OpenBlob = it.s.blobOf(r.Record)
-			return r, nil
-		}
-		it.ahead = 1 // there are gaps
-	}
-}
-
-// ask sends guesses until enough are under way. Those that cannot be right any more
-// are dropped.
+// ask sends the calls of a step.
 func (it *records) ask(ctx context.Context) error {
-	for len(it.guesses) > 0 && it.guesses[0].from < it.want && !it.guesses[0].ready() {
-		it.c.forget(it.guesses[0].call)
-		it.guesses = it.guesses[1:]
-		it.ahead = 1
-	}
-	from := it.want
-	if n := len(it.guesses); n > 0 {
-		if it.guesses[0].from > it.want { // it says nothing about want
-			it.release()
-		} else {
-			from = it.guesses[n-1].from + 1
-		}
-	}
-	first := len(it.guesses)
-	for ; len(it.guesses) < it.ahead && from >= it.want; from++ {
-		it.guesses = append(it.guesses, guess{from, newFuture(it.c, zeowire.RecordIternext, it.c.takeCurrent)})
-	}
-	fresh := it.guesses[first:]
-	if len(fresh) == 0 {
-		return nil
-	}
-	calls := make([]*call, len(fresh))
-	for i, g := range fresh {
-		calls[i] = g.call
+	width := min(it.width, maxBuffered/(it.largest+1))
+	it.guesses = it.guessesAfter(it.known, width)
+	it.step = newFuture(it.c, zeowire.RecordIternext, it.c.takeCurrent)
+	calls := make([]*call, 0, width+1)
+	calls = append(calls, it.step.call)
+	for _, g := range it.guesses {
+		calls = append(calls, g.call)
 	}
 	return it.c.send(ctx, func(w *zeowire.Writer) error {
-		for _, g := range fresh {
-			if err := w.Message(zeowire.Call(zeowire.IntID(g.call.id), g.call.name, zeowire.OID(g.from))); err != nil {
-				return err
-			}
+		if err := w.Message(zeowire.Call(zeowire.IntID(it.step.call.id), zeowire.RecordIternext, zeowire.OID(it.known))); err != nil {
+			return err
 		}
-		return nil
+		return writeGuesses(w, it.guesses)
 	}, calls...)
+}
+
+func (it *records) guessesAfter(oid raidstorage.OID, n int) []guess {
+	guesses := make([]guess, 0, n)
+	for range n {
+		if oid++; oid == 0 {
+			break
+		}
+		guesses = append(guesses, guess{oid, newFuture(it.c, zeowire.LoadBefore, func(v zeowire.Value) (r raidstorage.Revision, err error) {
+			if v.IsNone() {
+				return r, nil
+			}
+			return it.c.revision(v)
+		})})
+	}
+	return guesses
+}
+
+func writeGuesses(w *zeowire.Writer, guesses []guess) error {
+	for _, g := range guesses {
+		if err := w.LoadBefore(zeowire.IntID(g.call.id), g.oid, raidstorage.MaxTID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take adds to found what a step brought, and says where the next one begins. more is
+// false at the end.
+func (it *records) take(ctx context.Context) (more bool, _ error) {
+	err := it.await(ctx, it.step.call)
+	deleted, isDeleted := missing(err)
+	if _, end := raised(err, zeowire.ClassValueError); end {
+		return false, nil
+	}
+	if err != nil && !isDeleted {
+		return false, it.c.mapped(zeowire.RecordIternext, err)
+	}
+	first := it.step.value.OID
+	next := it.step.value.next
+	if isDeleted {
+		first, next = deleted, deleted+1
+	}
+	if first < it.known || next <= first && (isDeleted || it.step.value.more) {
+		return false, &ProtocolError{Server: it.c.server, Reason: "record_iternext goes round in a circle"}
+	}
+	if !isDeleted && first >= it.want {
+		it.add(it.step.value.Record)
+	}
+	if !isDeleted && !it.step.value.more {
+		return false, nil
+	}
+	covered, hit, err := it.takeGuesses(ctx, it.guesses, max(next, it.want))
+	if err != nil {
+		return false, err
+	}
+	it.want = max(next, covered+1)
+	switch {
+	case hit != 0:
+		it.known = hit
+	case isDeleted:
+		return it.doubt(ctx)
+	default:
+		it.known = next
+	}
+	return true, nil
+}
+
+// takeGuesses adds the objects from an oid on that were there. It returns the last oid
+// that was guessed, and the last one that was there, 0 for none.
+func (it *records) takeGuesses(ctx context.Context, guesses []guess, from raidstorage.OID) (covered, hit raidstorage.OID, _ error) {
+	hits := 0
+	for _, g := range guesses {
+		err := it.await(ctx, g.call)
+		covered = g.oid
+		if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); none {
+			continue
+		}
+		if err != nil {
+			return 0, 0, it.c.mapped(zeowire.LoadBefore, err)
+		}
+		if r := g.value; r.Data != nil && g.oid >= from {
+			it.add(raidstorage.Record{OID: g.oid, TID: r.Serial, Data: r.Data})
+			hit = g.oid
+			hits++
+		}
+	}
+	if 2*hits >= len(guesses) {
+		it.width = min(2*it.width+1, maxGuesses)
+	} else {
+		it.width = max(1, it.width/2)
+	}
+	return covered, hit, nil
+}
+
+// doubt looks for an object after a deleted one, of which nothing tells whether it is
+// the last. more is false if it is.
+func (it *records) doubt(ctx context.Context) (more bool, _ error) {
+	there := it.known
+	it.known = it.want
+	if it.s.opts.ReadOnly || it.c.readOnly {
+		return true, nil
+	}
+	fresh, err := request(ctx, it.c, zeowire.NewOIDs, takeOIDs, zeowire.Int(1))
+	if err != nil {
+		return false, it.c.mapped(zeowire.NewOIDs, err)
+	}
+	if fresh[0] <= there || fresh[0] > it.want && fresh[0]-it.want > maxDoubts {
+		return true, nil
+	}
+	for it.want < fresh[0] {
+		guesses := it.guessesAfter(it.want-1, int(min(fresh[0]-it.want, maxGuesses)))
+		covered, hit, err := it.tryAll(ctx, guesses)
+		if err != nil {
+			return false, err
+		}
+		it.want = covered + 1
+		if hit != 0 {
+			it.known = hit
+			return true, nil
+		}
+	}
+	return false, nil // what is stored from there on is newer
+}
+
+func (it *records) tryAll(ctx context.Context, guesses []guess) (covered, hit raidstorage.OID, _ error) {
+	defer it.forget(guesses)
+	calls := make([]*call, len(guesses))
+	for i, g := range guesses {
+		calls[i] = g.call
+	}
+	if err := it.c.send(ctx, func(w *zeowire.Writer) error { return writeGuesses(w, guesses) }, calls...); err != nil {
+		return 0, 0, err
+	}
+	return it.takeGuesses(ctx, guesses, it.want)
+}
+
+func (it *records) add(r raidstorage.Record) {
+	if r.Data == nil {
+		return
+	}
+	r.OpenBlob = it.s.blobOf(r)
+	it.largest = max(it.largest, len(r.Data))
+	it.found = append(it.found, r)
 }
 
 func (it *records) await(ctx context.Context, k *call) error {
@@ -142,28 +274,29 @@ func (it *records) await(ctx context.Context, k *call) error {
 }
 
 func (it *records) release() {
-	for _, g := range it.guesses {
-		it.c.forget(g.call)
+	if it.step != nil {
+		it.c.forget(it.step.call)
 	}
-	it.guesses = nil
+	it.forget(it.guesses)
 }
 
-// missing says what it means that the server has no record from a guess on, which is
-// never after want. again: nothing.
-func (it *records) missing(err error) (r currentRecord, again bool, _ error) {
-	if _, none := raised(err, zeowire.ClassValueError); none {
-		return r, false, nil // there is none from there on
+func (it *records) forget(guesses []guess) {
+	for _, g := range guesses {
+		it.c.forget(g.call)
 	}
-	if e, deleted := raised(err, zeowire.ClassPOSKey); deleted {
-		// The first object is deleted; what comes after it is asked for next.
-		items, _ := e.Args.Items()
-		if len(items) > 0 {
-			if oid, ok := items[0].OID(); ok && oid+1 != 0 {
-				return currentRecord{next: oid + 1, more: true}, oid < it.want, nil
-			}
-		}
+}
+
+// missing returns the oid of a deleted object that record_iternext came upon.
+func missing(err error) (raidstorage.OID, bool) {
+	e, ok := raised(err, zeowire.ClassPOSKey)
+	if !ok {
+		return 0, false
 	}
-	return r, false, it.c.mapped(zeowire.RecordIternext, err)
+	items, _ := e.Args.Items()
+	if len(items) == 0 {
+		return 0, false
+	}
+	return items[0].OID()
 }
 
 // takeCurrent reads (oid, tid, data, next oid or None), in the reader.
