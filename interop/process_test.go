@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -142,15 +143,19 @@ func newRunzeo(t *testing.T, dir string) *runzeo {
 	return s
 }
 
-// freeAddress returns an address that nobody listens on now.
+// freeAddress returns an address that nobody listens on now. Its port is none that
+// connections are given, so that it stays free while its server is away.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // clear makes an empty database of it.
@@ -192,13 +197,24 @@ func awaitListener(ctx context.Context, t *testing.T, p *process, address string
 // stop kills it: a power failure is not announced.
 func (s *runzeo) stop(ctx context.Context, t *testing.T) {
 	t.Helper()
-	if err := s.process.cmd.Process.Kill(); err != nil {
+	s.process.kill(ctx, t)
+}
+
+// kill ends a process as kill -9 does, and waits for its end.
+func (p *process) kill(ctx context.Context, t *testing.T) {
+	t.Helper()
+	select {
+	case <-p.ended:
+		t.Fatalf("%s has ended: %v: %s", filepath.Base(p.cmd.Args[0]), p.err, p.output())
+	default:
+	}
+	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case <-s.process.ended:
+	case <-p.ended:
 	case <-ctx.Done():
-		t.Fatal("the server does not end")
+		t.Fatalf("%s does not end", filepath.Base(p.cmd.Args[0]))
 	}
 }
 
@@ -264,7 +280,13 @@ func startRaid(ctx context.Context, t *testing.T, conf string) *raid {
 // serve runs `zeoraid serve` with these flags and waits until it is ready.
 func serve(ctx context.Context, t *testing.T, flags ...string) *raid {
 	t.Helper()
-	r := &raid{program: build(ctx, t)}
+	return serveProgram(ctx, t, build(ctx, t), flags...)
+}
+
+// serveProgram is serve with a program that is built already.
+func serveProgram(ctx context.Context, t *testing.T, program string, flags ...string) *raid {
+	t.Helper()
+	r := &raid{program: program}
 	r.process = start(t, exec.CommandContext(ctx, r.program, append([]string{"serve"}, flags...)...))
 	ready := make(chan string, 1)
 	go func() {
