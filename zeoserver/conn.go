@@ -29,8 +29,8 @@ var (
 // maxUnregistered is the longest message of a client that has not registered.
 const maxUnregistered = 4 << 10
 
-// conn is one connection. Its reader reads messages and runs the short methods;
-// loads and votes run in goroutines of their own, and what may take long in lanes. A
+// conn is one connection. Its reader, see reader.go, reads messages and runs the short
+// methods; votes run in goroutines of their own, and what may take long in lanes. A
 // writer sends what is in the outbox.
 type conn struct {
 	srv  *Server
@@ -39,10 +39,12 @@ type conn struct {
 	dead context.Context // ends with the connection
 	kill context.CancelCauseFunc
 
-	group sync.WaitGroup // all goroutines of the connection but the reader
-	slots chan struct{}  // for loads
-	slow  lane           // iteration, history: in order
-	blobs lane           // one blob at a time
+	group   sync.WaitGroup // all goroutines of the connection but the first reader
+	watch   watch          // of the reader
+	readEnd chan struct{}  // closed when the last reader has ended, if it was not the first one
+	slots   chan struct{}  // for loads
+	slow    lane           // iteration, history: in order
+	blobs   lane           // one blob at a time
 
 	// Set by the reader, before the connection joins the order, and not changed then.
 	encoding zeowire.Encoding
@@ -50,6 +52,7 @@ type conn struct {
 	readOnly bool
 
 	// The reader's own.
+	r      reader
 	txn    *txn
 	upload *upload
 
@@ -59,12 +62,14 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, slots: make(chan struct{}, s.cfg.MaxInFlight), readOnly: s.cfg.ReadOnly}
+	c := &conn{srv: s, nc: nc, slots: make(chan struct{}, s.cfg.MaxInFlight), readOnly: s.cfg.ReadOnly, readEnd: make(chan struct{})}
 	c.dead, c.kill = context.WithCancelCause(context.Background())
 	c.out.init(s.cfg.SendBufferBytes, c.cut)
 	c.slow.init(c)
 	c.blobs.init(c)
 	c.iterators.init()
+	c.watch.timer = time.AfterFunc(time.Hour, c.look) // runs when there is something to look at
+	c.watch.timer.Stop()
 	c.label.Store("")
 	return c
 }
@@ -90,19 +95,12 @@ func (c *conn) cut() {
 // serve is the connection's life.
 func (c *conn) serve() {
 	c.group.Go(c.write)
-	err := c.read()
-	switch {
-	case errors.Is(err, errFlush):
-		c.out.end() // the writer sends what is there
-	case c.out.tooSlow():
-		c.close(errSlow)
-	default:
-		c.close(err)
+	if err := c.read(); errors.Is(err, errHandedOver) {
+		<-c.readEnd
+	} else {
+		c.endReading(err)
 	}
-	if c.store != nil {
-		c.store.order.leave(c)
-	}
-	c.endTransaction()
+	c.watch.timer.Stop()
 	c.group.Wait()
 	c.iterators.close()
 	c.upload.discard()
@@ -111,18 +109,40 @@ func (c *conn) serve() {
 	c.logEnd(context.Cause(c.dead))
 }
 
+// endReading is for the last reader: nothing more comes from the client, and what it
+// holds is given back at once, although loads may still be under way.
+func (c *conn) endReading(reason error) {
+	switch {
+	case errors.Is(reason, errFlush):
+		c.out.end() // the writer sends what is there
+	case c.out.tooSlow():
+		c.close(errSlow)
+	default:
+		c.close(reason)
+	}
+	if c.store != nil {
+		c.store.order.leave(c)
+	}
+	c.endTransaction()
+}
+
 // errFlush ends a connection after what is queued was sent.
 var errFlush = errors.New("the answer is complete")
 
 func (c *conn) write() {
 	err := c.out.write(c.nc, c.srv.cfg.WriteTimeout)
-	switch {
-	case c.out.tooSlow(), errors.Is(err, os.ErrDeadlineExceeded):
-		err = errSlow
-	case err == nil:
+	if err == nil {
 		err = errFlush
 	}
-	c.close(err)
+	c.close(c.writeError(err))
+}
+
+// writeError is the reason of a connection's end that a write ended with.
+func (c *conn) writeError(err error) error {
+	if c.out.tooSlow() || errors.Is(err, os.ErrDeadlineExceeded) {
+		return errSlow
+	}
+	return err
 }
 
 // spawn runs f in a goroutine that the end of the connection waits for.
@@ -141,19 +161,14 @@ func (c *conn) guard(method string) {
 	}
 }
 
-// read does the handshake and reads calls until the connection ends.
-func (c *conn) read() (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			c.logger().Error("bug: a method panicked", "reason", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = errors.New("a method failed")
-		}
-	}()
+// read does the handshake and reads calls.
+func (c *conn) read() error {
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.HandshakeTimeout)); err != nil {
 		return err
 	}
 	c.out.send(func(w *zeowire.Writer) error { return w.Raw(c.srv.announcement().Handshake()) })
-	frames := zeowire.NewFrameReader(bufio.NewReaderSize(c.nc, 16<<10), zeowire.MaxHandshake)
+	in := bufio.NewReaderSize(c.nc, 16<<10)
+	frames := zeowire.NewFrameReader(in, zeowire.MaxHandshake)
 	body, err := frames.Next()
 	if err != nil {
 		return err
@@ -167,37 +182,9 @@ func (c *conn) read() (err error) {
 	}
 	c.encoding = answer.Encoding
 	c.out.setEncoding(answer.Encoding)
-	return c.calls(frames)
-}
-
-func (c *conn) calls(frames *zeowire.FrameReader) error {
 	frames.SetLimit(maxUnregistered)
-	decoder := zeowire.Decoder{Encoding: c.encoding, MaxDepth: 16, MaxItems: 100}
-	registered := false
-	for {
-		body, err := frames.Next()
-		if err != nil {
-			return err
-		}
-		m, err := decoder.Message(body)
-		if err != nil {
-			return err
-		}
-		if n, ok := m.ID.Int(); ok && n == zeowire.KeepAliveID {
-			continue
-		}
-		if err := c.dispatch(m); err != nil {
-			return err
-		}
-		if !registered && c.store != nil {
-			registered = true
-			frames.SetLimit(c.srv.cfg.MaxFrameBytes)
-			decoder = zeowire.Decoder{Encoding: c.encoding}
-			if err := c.nc.SetReadDeadline(time.Time{}); err != nil {
-				return err
-			}
-		}
-	}
+	c.r = reader{in: in, frames: frames, decoder: zeowire.Decoder{Encoding: c.encoding, MaxDepth: 16, MaxItems: 100}}
+	return c.readCalls()
 }
 
 func (c *conn) ruok() error {

@@ -1,6 +1,7 @@
 package zeoserver
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -183,7 +184,7 @@ func (c *conn) dispatch(m zeowire.Message) error {
 	if err == nil {
 		return nil
 	}
-	if c.dead.Err() != nil {
+	if c.dead.Err() != nil || errors.Is(err, errHandedOver) {
 		return err
 	}
 	k.fail(err)

@@ -13,6 +13,12 @@ func (c *conn) slot() error {
 	select {
 	case c.slots <- struct{}{}:
 		return nil
+	default:
+	}
+	c.out.wake() // the reader may have left replies unsent
+	select {
+	case c.slots <- struct{}{}:
+		return nil
 	case <-c.dead.Done():
 		return context.Cause(c.dead)
 	}
@@ -40,20 +46,29 @@ func (c *conn) loadBefore(k call, args *arguments) error {
 	if err := c.slot(); err != nil {
 		return err
 	}
-	c.group.Go(func() {
-		defer c.guard(zeowire.LoadBefore)
-		c.load(k, oid, before)
-		<-c.slots
-	})
+	if c.r.beside == 0 {
+		return c.loadHere(k, oid, before)
+	}
+	c.r.beside--
+	c.wakeWriter()
+	c.group.Go(func() { c.guardedLoad(k, oid, before, false) })
 	return nil
+}
+
+// guardedLoad is load for one who has a slot.
+func (c *conn) guardedLoad(k call, oid raidstorage.OID, before raidstorage.TID, here bool) {
+	defer c.guard(zeowire.LoadBefore)
+	c.load(k, oid, before, here)
+	<-c.slots
 }
 
 // maxReloads bounds how often an object that changes all the time is loaded again.
 // Then the client gets what was current a moment ago, with its end.
 const maxReloads = 16
 
-// load loads and replies, see order.go.
-func (c *conn) load(k call, oid raidstorage.OID, before raidstorage.TID) {
+// load loads and replies, see order.go. Here means that the caller is the reader, which
+// sends the reply itself.
+func (c *conn) load(k call, oid raidstorage.OID, before raidstorage.TID, here bool) {
 	mark := c.out.beginLoad()
 	for try := 0; ; try++ {
 		rev, err := c.store.storage.LoadBefore(c.dead, oid, before)
@@ -78,7 +93,9 @@ func (c *conn) load(k call, oid raidstorage.OID, before raidstorage.TID) {
 		err = nil
 		if c.out.openLocked() && !k.async {
 			err = c.out.queue.LoadReply(k.id, rev.Data, rev.Serial, rev.Next)
-			c.out.more.Signal()
+			if !here || c.out.queue.Len() >= writeStep {
+				c.out.more.Signal()
+			}
 		}
 		c.out.mu.Unlock()
 		if err != nil {

@@ -17,7 +17,7 @@ var errSlow = errors.New("the client does not read what is sent to it")
 const writeStep = 256 << 10
 
 // outbox is what waits to be sent on one connection. Everybody appends whole frames;
-// one goroutine takes all there is and writes it at once. Those who can wait, the
+// one goroutine, the writer or the reader, takes all there is and writes it at once. Those who can wait, the
 // answers to what the client asked for, wait for room; what cannot wait, such as
 // invalidations, fails the connection when there is too much.
 type outbox struct {
@@ -28,9 +28,9 @@ type outbox struct {
 	more    sync.Cond  // there is something to write, or the end
 	room    sync.Cond  // something was written, or the end
 	queue   *zeowire.Writer
-	spare   *zeowire.Writer
-	writing int // bytes that the writer has taken
-	waiters int // of room
+	spare   *zeowire.Writer // nil while somebody writes
+	writing int             // bytes that were taken for writing
+	waiters int             // of room
 	ended   bool
 	slow    bool
 	recent  recent
@@ -88,6 +88,7 @@ func (o *outbox) openLocked() bool {
 func (o *outbox) lockForRoom(most int) {
 	o.mu.Lock()
 	for !o.ended && o.queue.Len()+o.writing > most {
+		o.more.Signal() // the reader may have left it unsent
 		o.waiters++
 		o.room.Wait()
 		o.waiters--
@@ -118,6 +119,13 @@ func (o *outbox) endLocked() {
 	o.room.Broadcast()
 }
 
+// wake has the writer send what is there.
+func (o *outbox) wake() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.more.Signal()
+}
+
 // write is the writer: it returns after end, or when the client cannot be written to.
 func (o *outbox) write(nc net.Conn, timeout time.Duration) error {
 	for {
@@ -125,48 +133,74 @@ func (o *outbox) write(nc net.Conn, timeout time.Duration) error {
 		if w == nil {
 			return nil
 		}
-		err := writeAll(nc, w.Bytes(), timeout)
-		w.Reset()
-		o.mu.Lock()
-		w.Encoding = o.queue.Encoding
-		o.spare, o.writing = w, 0
-		slow := o.slow
-		if err != nil {
-			o.endLocked()
-		}
-		if o.waiters > 0 {
-			o.room.Broadcast()
-		}
-		o.mu.Unlock()
-		if slow {
-			return errSlow
-		}
-		if err != nil {
+		if err := o.put(w, nc, timeout); err != nil {
 			return err
 		}
 	}
+}
+
+// flush writes what is there, for the reader. What somebody else is about to write is
+// left to them.
+func (o *outbox) flush(nc net.Conn, timeout time.Duration) error {
+	o.mu.Lock()
+	if o.queue.Len() == 0 || o.spare == nil || o.ended {
+		o.mu.Unlock()
+		return nil
+	}
+	w := o.takeLocked()
+	o.mu.Unlock()
+	return o.put(w, nc, timeout)
+}
+
+// put writes what was taken.
+func (o *outbox) put(w *zeowire.Writer, nc net.Conn, timeout time.Duration) error {
+	err := writeAll(nc, w.Bytes(), timeout)
+	w.Reset()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w.Encoding = o.queue.Encoding
+	o.spare, o.writing = w, 0
+	if err != nil {
+		o.endLocked()
+	}
+	if o.waiters > 0 {
+		o.room.Broadcast()
+	}
+	if o.queue.Len() > 0 || o.ended {
+		o.more.Signal() // if it was the reader who wrote
+	}
+	if o.slow {
+		return errSlow
+	}
+	return err
 }
 
 // take waits for something to write and takes all of it; nil at the end.
 func (o *outbox) take() *zeowire.Writer {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	waited := false
-	for o.queue.Len() == 0 {
-		if o.ended {
-			return nil
+	for waited := false; ; {
+		for o.queue.Len() == 0 || o.spare == nil {
+			if o.ended && o.spare != nil {
+				return nil
+			}
+			o.more.Wait()
+			waited = true
 		}
-		o.more.Wait()
-		waited = true
-	}
-	if waited {
+		if !waited {
+			return o.takeLocked()
+		}
 		// Loads that are running will answer in a moment: their replies share the
 		// write, which costs more than all else. Measured: 1.3 times the loads per
 		// second with 16 in flight, no difference for one.
+		waited = false
 		o.mu.Unlock()
 		runtime.Gosched()
 		o.mu.Lock()
 	}
+}
+
+func (o *outbox) takeLocked() *zeowire.Writer {
 	w := o.queue
 	o.queue, o.spare = o.spare, nil
 	o.writing = w.Len()

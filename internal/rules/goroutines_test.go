@@ -27,6 +27,7 @@ func starters() []string {
 		"zeoserver/lane.go add",                     // conn.serve waits
 		"zeoserver/load.go loadBefore",              // conn.serve waits
 		"zeoserver/pack.go packLater",               // Server.Close waits
+		"zeoserver/reader.go handOver",              // conn.serve waits
 		"zeoserver/server.go admit",                 // Server.Close waits
 		"zeoserver/server.go Shutdown",              // waits itself
 		"filestorage/early.go startEarly",           // Storage.Close waits

@@ -1,6 +1,7 @@
 package zeowire
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -90,6 +91,16 @@ func (f *FrameReader) fill(length int64) error {
 	}
 	f.buf = buf
 	return nil
+}
+
+// FrameBuffered tells whether a whole frame is in the buffer of r, which a FrameReader
+// reads: then Next does not wait for the network.
+func FrameBuffered(r *bufio.Reader) bool {
+	if r.Buffered() < frameHeader {
+		return false
+	}
+	header, err := r.Peek(frameHeader)
+	return err == nil && int64(r.Buffered()-frameHeader) >= int64(binary.BigEndian.Uint32(header))
 }
 
 // Keep leaves the last frame to the caller: the reader will not overwrite it.

@@ -1,6 +1,7 @@
 package zeowire_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -135,5 +136,37 @@ func TestHandshakes(t *testing.T) {
 		if a.Encoding != enc || err != nil {
 			t.Errorf("%s: %v, %v", enc.Handshake(), a, err)
 		}
+	}
+}
+
+func TestABufferedFrameIsAWholeOne(t *testing.T) {
+	t.Parallel()
+	var w zeowire.Writer
+	w.Raw([]byte("abc"))
+	w.Raw(nil)
+	stream := w.Take()
+	for n := range len(stream) + 1 {
+		in := bufio.NewReaderSize(bytes.NewReader(stream[:n]), 16)
+		in.Peek(1) // has it read what there is
+		if got, want := zeowire.FrameBuffered(in), n >= 7; got != want {
+			t.Errorf("of %d bytes: %v, want %v", n, got, want)
+		}
+		if n < len(stream) {
+			continue
+		}
+		in.Discard(7)
+		if !zeowire.FrameBuffered(in) {
+			t.Error("the empty frame is not seen")
+		}
+		in.Discard(4)
+		if zeowire.FrameBuffered(in) {
+			t.Error("a frame is seen where there is nothing")
+		}
+	}
+	long := append([]byte{0, 0, 1, 0}, make([]byte, 256)...)
+	in := bufio.NewReaderSize(bytes.NewReader(long), 16)
+	in.Peek(16)
+	if zeowire.FrameBuffered(in) {
+		t.Error("a frame that is longer than the buffer is seen as a whole one")
 	}
 }

@@ -1,0 +1,186 @@
+package zeoserver
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/zeowire"
+)
+
+// How calls are read.
+//
+// One goroutine of a connection is its reader. It runs loads itself, and writes their
+// replies, all at once, when no other call is in its buffer: waking another goroutine
+// costs more than a load from a file. But a load may take long, and so may a write to
+// a client that does not read, and neither may hold up the calls behind it: votes,
+// pings, loads of other objects. So a watchdog looks at the reader while it is busy,
+// and when it sees it at the same thing twice, another goroutine goes on reading. The
+// late one ends with what it is at: a reply needs no reader.
+//
+// From a storage that takes a while for each load, because it is far away, say, several
+// objects are loaded at the same time, each in a goroutine of its own, for a number of
+// loads; then the reader tries again.
+
+const (
+	// watchTick is how often the watchdog looks: what is late is so after two ticks
+	// at most.
+	watchTick = 2 * time.Millisecond
+	// slowLoad is a load so slow that the next ones run beside the reader, as many
+	// as loadsBeside: it is some times what waking a goroutine costs.
+	slowLoad    = 100 * time.Microsecond
+	loadsBeside = 32
+)
+
+// errHandedOver ends a reader that was late: another one goes on.
+var errHandedOver = errors.New("another goroutine reads")
+
+// reader is what belongs to the reader, and is handed over with the reading.
+type reader struct {
+	in         *bufio.Reader
+	frames     *zeowire.FrameReader
+	decoder    zeowire.Decoder
+	registered bool
+	beside     int  // how many of the next loads run beside the reader
+	unsent     bool // replies are in the outbox that the writer was not told of
+}
+
+// watch is how the reader's watchdog sees that it is late.
+type watch struct {
+	turn  atomic.Uint64 // goes up when the reader begins what may take long, to an odd number, and when it ends it
+	armed atomic.Bool   // the timer runs
+	timer *time.Timer
+	seen  uint64 // turn at the last look; the timer's own
+}
+
+// enter is called by the reader before what may take long.
+func (w *watch) enter() uint64 {
+	turn := w.turn.Add(1)
+	if !w.armed.Load() {
+		w.arm()
+	}
+	return turn
+}
+
+func (w *watch) arm() {
+	if w.armed.CompareAndSwap(false, true) {
+		w.timer.Reset(watchTick)
+	}
+}
+
+// leave ends what enter began. False means that another goroutine reads now.
+func (w *watch) leave(turn uint64) bool { return w.turn.CompareAndSwap(turn, turn+1) }
+
+// look is the watchdog. It rests when it has seen nothing new.
+func (c *conn) look() {
+	w := &c.watch
+	turn := w.turn.Load()
+	if turn != w.seen {
+		w.seen = turn
+		w.timer.Reset(watchTick)
+		return
+	}
+	late := turn%2 == 1 && w.leave(turn)
+	w.armed.Store(false)
+	if late {
+		c.handOver()
+	} else if w.turn.Load() != turn {
+		w.arm()
+	}
+}
+
+// handOver starts another reader. The late one is in the group or is serve itself, which
+// waits for the end of the last one.
+func (c *conn) handOver() {
+	c.r.beside = loadsBeside
+	c.wakeWriter()
+	c.group.Go(func() {
+		if err := c.readCalls(); !errors.Is(err, errHandedOver) {
+			c.endReading(err)
+			close(c.readEnd)
+		}
+	})
+}
+
+// readCalls reads calls until the connection ends, or another goroutine reads.
+func (c *conn) readCalls() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.logger().Error("bug: a method panicked", "reason", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = errors.New("a method failed")
+		}
+	}()
+	for {
+		if c.r.unsent && !zeowire.FrameBuffered(c.r.in) {
+			if err := c.flush(); err != nil {
+				return err
+			}
+		}
+		body, err := c.r.frames.Next()
+		if err != nil {
+			return err
+		}
+		m, err := c.r.decoder.Message(body)
+		if err != nil {
+			return err
+		}
+		if n, ok := m.ID.Int(); ok && n == zeowire.KeepAliveID {
+			continue
+		}
+		if c.r.unsent && m.Name != zeowire.LoadBefore {
+			c.wakeWriter() // other calls may wait
+		}
+		if err := c.dispatch(m); err != nil {
+			return err
+		}
+		if !c.r.registered && c.store != nil {
+			c.r.registered = true
+			c.r.frames.SetLimit(c.srv.cfg.MaxFrameBytes)
+			c.r.decoder = zeowire.Decoder{Encoding: c.encoding}
+			if err := c.nc.SetReadDeadline(time.Time{}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// wakeWriter has the writer send what the reader has left unsent.
+func (c *conn) wakeWriter() {
+	c.r.unsent = false
+	c.out.wake()
+}
+
+// flush sends what the reader has left unsent.
+func (c *conn) flush() error {
+	c.r.unsent = false
+	turn := c.watch.enter()
+	err := c.out.flush(c.nc, c.srv.cfg.WriteTimeout)
+	late := !c.watch.leave(turn)
+	if err != nil {
+		c.close(c.writeError(err))
+	}
+	if late {
+		return errHandedOver
+	}
+	return err
+}
+
+// loadHere runs a load in the reader's goroutine.
+func (c *conn) loadHere(k call, oid raidstorage.OID, before raidstorage.TID) error {
+	start := time.Now()
+	turn := c.watch.enter()
+	c.guardedLoad(k, oid, before, true)
+	if !c.watch.leave(turn) {
+		c.out.wake()
+		return errHandedOver
+	}
+	c.r.unsent = true
+	if time.Since(start) > slowLoad {
+		c.r.beside = loadsBeside
+	}
+	return nil
+}
