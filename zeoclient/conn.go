@@ -68,12 +68,17 @@ type conn struct {
 	seen  atomic.Uint64 // the greatest tid of the reader's stream; set by the reader only
 	kept  bool          // the current frame is left to take; the reader's
 	epoch uint64        // of the cache, when the connection was made; the reader's
+	// early is the last transaction that the server told of before it answered register;
+	// the reader's, as is registered.
+	early      raidstorage.TID
+	registered bool
 
 	mu        sync.Mutex // guards the fields below
 	out       *zeowire.Writer
 	calls     map[int64]*call
 	downloads map[blobKey]*download
 	room      chan struct{} // closed when the writer has taken out
+	idle      chan struct{} // closed when no call waits any more; nil: nobody wants to know
 	err       error         // why it ended
 
 	wake chan struct{} // one slot: there is something in out
@@ -108,6 +113,7 @@ func (c *conn) send(ctx context.Context, fill func(*zeowire.Writer) error, calls
 		c.mu.Unlock()
 		select {
 		case <-room:
+		case <-c.done: // the writer makes no more room
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -191,8 +197,38 @@ func (c *conn) forget(k *call) {
 		return
 	}
 	c.mu.Lock()
-	delete(c.calls, k.id)
+	c.removeLocked(k.id)
 	c.mu.Unlock()
+}
+
+func (c *conn) removeLocked(id int64) {
+	delete(c.calls, id)
+	if c.idle != nil && len(c.calls) == 0 {
+		close(c.idle)
+		c.idle = nil
+	}
+}
+
+// drain waits until the calls under way have ended, at most the connection's timeout
+// and until one of the channels is closed.
+func (c *conn) drain(closes, lost <-chan struct{}) {
+	c.mu.Lock()
+	if c.err != nil || len(c.calls) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	idle := make(chan struct{})
+	c.idle = idle
+	c.mu.Unlock()
+	timer := time.NewTimer(c.timeout)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-c.done:
+	case <-timer.C:
+	case <-closes:
+	case <-lost:
+	}
 }
 
 // request makes a call and returns what take makes of its reply.

@@ -128,6 +128,10 @@ func (c *conn) register(ctx context.Context, o *Options, frames *zeowire.FrameRe
 			}
 		}
 		frames.SetLimit(o.MaxFrameBytes) // this runs in the reader, as it must
+		// What was told before the answer is in it; if not, then it is looked up like
+		// everything else that was missed.
+		last = max(last, c.early)
+		c.registered = true
 		c.see(last)
 		return adopt(c, last)
 	})

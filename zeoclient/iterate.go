@@ -302,6 +302,7 @@ func (it *iteration) harvestScout() error {
 		it.scoutEnded = true
 		return nil
 	}
+	it.s.show(f.value.TID)
 	p := &pending{
 		meta:  *f.value,
 		next:  newFuture(it.c, zeowire.IteratorNext, takeHead),

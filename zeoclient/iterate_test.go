@@ -50,10 +50,11 @@ func iterateAll(t testing.TB, s *Storage) (transactions, records int) {
 func TestIterationReadsAhead(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ transactions, records, size, mostTurns int }{
-		{300, 3, 10, 400},   // 2100 calls and more
-		{2, 1000, 10, 1100}, // 2000: both at the same time
-		{40, 10, 50000, 0},  // 20 MB
-		{3, 300, 50000, 0},  // 15 MB in each: more than is kept
+		{300, 3, 10, 1000},  // 2100 calls and more
+		{20, 100, 10, 1000}, // 2000
+		{2, 1000, 10, 0},
+		{40, 10, 50000, 0}, // 20 MB
+		{3, 300, 50000, 0}, // 15 MB in each: more than is kept
 		{1000, 0, 0, 0},
 		{0, 0, 0, 20},
 	} {

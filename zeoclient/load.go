@@ -40,6 +40,7 @@ func (s *Storage) load(ctx context.Context, c *conn, oid raidstorage.OID, before
 			return violation("a revision of another time")
 		}
 		found = r
+		s.show(max(r.Serial, r.Next))
 		s.cache.loaded(c.epoch, oid, r)
 		return nil
 	})

@@ -65,7 +65,8 @@ func (n *notifier) push(next note) {
 	if n.oids+len(next.oids) > maxPendingOIDs {
 		next.oids, next.search = nil, !next.own
 	}
-	if last := len(n.queue) - 1; next.search && last >= 0 && n.queue[last].search {
+	if last := len(n.queue) - 1; last >= 0 &&
+		(next.search && n.queue[last].search || next.own && n.queue[last].own) {
 		n.queue[last].tid = next.tid
 		return
 	}

@@ -50,7 +50,7 @@ func (c *conn) reply(m zeowire.Message) error {
 	}
 	c.mu.Lock()
 	k := c.calls[id]
-	delete(c.calls, id)
+	c.removeLocked(id)
 	c.mu.Unlock()
 	if k == nil {
 		return nil // its caller has given up
@@ -121,6 +121,10 @@ func (c *conn) invalidate(args []zeowire.Value) error {
 	}
 	if seen := raidstorage.TID(c.seen.Load()); tid < seen {
 		return violation(fmt.Sprintf("transaction %v comes after %v", tid, seen))
+	}
+	if !c.registered {
+		c.early = max(c.early, tid)
+		return nil
 	}
 	c.see(tid)
 	c.events.invalidated(c, tid, oids)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -23,6 +24,7 @@ type Storage struct {
 	notes  notifier
 	fresh  allocator
 	commit chan struct{} // one slot: a connection has one transaction at a time
+	shown  atomic.Uint64 // the greatest tid in any reply; the server may not have told of it
 
 	stop   context.CancelFunc
 	closed <-chan struct{}
@@ -117,8 +119,19 @@ func (s *Storage) takeLast(v zeowire.Value) (raidstorage.TID, error) {
 	if !ok {
 		return 0, violation("no tid")
 	}
+	s.show(tid)
 	s.cache.shown(tid)
 	return tid, nil
+}
+
+// show notes a tid that a reply has: a server that does not know it any more is behind.
+func (s *Storage) show(tid raidstorage.TID) {
+	for {
+		shown := s.shown.Load()
+		if uint64(tid) <= shown || s.shown.CompareAndSwap(shown, uint64(tid)) {
+			return
+		}
+	}
 }
 
 // Size asks the server for the number of objects, and the bytes of its file.

@@ -75,6 +75,7 @@ func (s *Storage) watch(ctx context.Context, c *conn) {
 				continue
 			}
 			s.publish(better)
+			c.drain(ctx.Done(), better.done)
 			c.close(errors.New("replaced by a connection to a server that may be written to"))
 		}
 		return
@@ -189,12 +190,13 @@ func (e attemptsError) Unwrap() []error { return e }
 func (s *Storage) adopt(c *conn, last raidstorage.TID) error {
 	s.mu.Lock()
 	known, seen := s.known, s.seen
-	if !known || last >= seen {
+	least := max(seen, raidstorage.TID(s.shown.Load()))
+	if !known || last >= least {
 		s.known, s.seen = true, last
 	}
 	s.mu.Unlock()
-	if known && last < seen {
-		return &BehindError{Server: c.server, Last: last, Seen: seen}
+	if known && last < least {
+		return &BehindError{Server: c.server, Last: last, Seen: least}
 	}
 	c.epoch = s.cache.adopt(last, known && last == seen)
 	if !known {

@@ -88,7 +88,12 @@ func (t *txn) rollback() {
 	}, k) == nil {
 		// If the abort is not answered the connection is given up, for only that frees
 		// the server's lock then.
-		c.spawn(func() { _ = c.wait(context.Background(), k) })
+		c.spawn(func() {
+			err := c.wait(context.Background(), k)
+			if _, late := errors.AsType[*TimeoutError](err); late {
+				c.fail(err)
+			}
+		})
 	}
 	t.end()
 	<-t.s.commit
