@@ -20,6 +20,8 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 	v := &Mirror{AutoRecover: true}
 	b.stateDir(s, v, scope)
 	members := s.sections(storageTypes()...)
+	b.mirrors++
+	defer func() { b.mirrors-- }()
 	for _, m := range members {
 		if m.name == "" {
 			s.fault(m.pos, "a member of a <raidstorage> must have a name, as in <%s 1>", m.typ)

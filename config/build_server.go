@@ -13,6 +13,7 @@ type builder struct {
 	warnings faults
 	config   *Config
 	claims   map[string]Pos // directories and files that only one storage may use
+	mirrors  int            // how many <raidstorage> are around what is being read
 }
 
 // build reads the whole file.

@@ -51,13 +51,13 @@ func (b *builder) fileStorage(n *node, blobDir string) *FileStorage {
 	defer s.end()
 	v := &FileStorage{BlobDir: blobDir, PackGC: true, PackKeepOld: true}
 	s.require("path")
-	if pos, ok := s.path("path", &v.Path); ok {
+	if pos, ok := b.storagePath(s, "path", &v.Path); ok {
 		if v.Path == "" {
 			s.fault(pos, "path: it is empty")
 		}
 		b.claim(pos, v.Path, "the file")
 	}
-	if pos, ok := s.path("blob-dir", &v.BlobDir); ok {
+	if pos, ok := b.storagePath(s, "blob-dir", &v.BlobDir); ok {
 		if blobDir != "" {
 			s.fault(pos, "blob-dir: the <blobstorage> around has one, too")
 		}
@@ -73,6 +73,21 @@ func (b *builder) fileStorage(n *node, blobDir string) *FileStorage {
 	s.boolean("pack-gc", &v.PackGC)
 	s.boolean("pack-keep-old", &v.PackKeepOld)
 	return v
+}
+
+// storagePath reads a path of a file storage. The directory of a mirror's member may be
+// missing, with its disk: the mirror starts without the member then, if it can.
+func (b *builder) storagePath(s *section, key string, field *string) (Pos, bool) {
+	if b.mirrors == 0 {
+		return s.path(key, field)
+	}
+	pos, ok := read(s, key, field, b.l.parsePlainPath)
+	if ok {
+		if _, err := b.l.parsePath(*field); err != nil {
+			b.warnings.add(pos, fmt.Sprintf("%s: %v", key, err), "")
+		}
+	}
+	return pos, ok
 }
 
 // blobStorage reads the old way of giving a storage blobs.

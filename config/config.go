@@ -15,7 +15,8 @@ type Config struct {
 	Storages []Storage // what is served, in the file's order; each has another name
 	Log      Log
 	Admin    Admin
-	// Warnings name what the file says and what has no effect here.
+	// Warnings name what the file says and what has no effect here, and directories of
+	// mirrors' members that are missing.
 	Warnings []Fault
 }
 
