@@ -27,6 +27,7 @@ type family struct {
 	last         time.Time     // of the last one
 	longest      time.Duration // between two
 	random       *rand.Rand
+	think        time.Duration // between two transactions of a client
 }
 
 // familyClient is one of them. The even ones ask the server at the begin of each
@@ -41,9 +42,11 @@ type familyClient struct {
 	account  *familyAccount
 }
 
-// familyEvent is a line that a client printed; a zero one says that it has ended.
+// familyEvent is a line that a client printed; one without anything says that the
+// process has ended.
 type familyEvent struct {
 	client   *familyClient
+	process  *process
 	Commit   int
 	Voted    bool
 	Compared *int
@@ -102,12 +105,13 @@ func (f *family) start(ctx context.Context, t *testing.T, c *familyClient) {
 	t.Helper()
 	c.compared, c.account, c.voted = -1, nil, false
 	c.process = startPython(ctx, t, filepath.Join("testdata", "failover.py"), "client", f.address, c.name, f.dir, f.acks(),
-		strconv.Itoa(f.random.IntN(1<<30)), strconv.Itoa(1-c.index%2))
+		strconv.Itoa(f.random.IntN(1<<30)), strconv.Itoa(1-c.index%2),
+		strconv.FormatFloat(f.think.Seconds(), 'f', -1, 64))
 	go func(out *process) {
 		lines := bufio.NewScanner(out.stdout)
 		lines.Buffer(nil, 64<<20)
 		for lines.Scan() {
-			e := familyEvent{client: c}
+			e := familyEvent{client: c, process: out}
 			if json.Unmarshal(lines.Bytes(), &e) != nil {
 				continue
 			}
@@ -118,7 +122,7 @@ func (f *family) start(ctx context.Context, t *testing.T, c *familyClient) {
 			}
 		}
 		select {
-		case f.events <- familyEvent{client: c}:
+		case f.events <- familyEvent{client: c, process: out}:
 		case <-ctx.Done():
 		}
 	}(c.process)
@@ -163,7 +167,7 @@ func (f *family) take(t *testing.T, e familyEvent) {
 	case e.Account != nil:
 		c.account = e.Account
 	default:
-		if c.account == nil {
+		if c.process == e.process && c.account == nil {
 			t.Fatalf("%s ended by itself: %s", c.name, c.output())
 		}
 	}

@@ -74,6 +74,10 @@ func (m *zeoMirror) end(ctx context.Context, t *testing.T, f *family) {
 	f.files(ctx, t, m.members[0].dir, m.members[1].dir)
 }
 
+// betweenCommits leaves a recovery some time: one that has to copy while two cores do
+// nothing but commit takes long.
+const betweenCommits = 40 * time.Millisecond
+
 // TestClientsDoNotSeeMembersDie kills the members' servers in turn, at random moments of
 // load, and starts them again. Clients see conflicts and nothing else; the members come
 // back by themselves and are the same in the end.
@@ -83,11 +87,16 @@ func TestClientsDoNotSeeMembersDie(t *testing.T) {
 	defer cancel()
 	m := newZEOMirror(ctx, t, "")
 	f := newFamily(ctx, t, m.address, 3)
+	f.think = betweenCommits
 	f.startAll(ctx, t)
-	for range 6 {
+	for kill := range 5 {
 		s := m.members[f.random.IntN(2)]
-		f.moment(ctx, t, 25)
-		s.stop(ctx, t)
+		if kill%2 == 1 {
+			f.killBetweenVoteAndFinish(ctx, t, s.process)
+		} else {
+			f.moment(ctx, t, 25)
+			s.stop(ctx, t)
+		}
 		f.moment(ctx, t, 25)
 		s.start(ctx, t)
 		f.status(ctx, t, m.raid, 0)
@@ -104,6 +113,7 @@ func TestClientsSurviveServerAndMember(t *testing.T) {
 	defer cancel()
 	m := newZEOMirror(ctx, t, "")
 	f := newFamily(ctx, t, m.address, 3)
+	f.think = betweenCommits
 	f.startAll(ctx, t)
 	for i, s := range m.members {
 		// The member goes first: what is committed then it does not have.

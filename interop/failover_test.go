@@ -95,10 +95,10 @@ func TestClientsSurviveKills(t *testing.T) {
 	m.start(ctx, t)
 	f := newFamily(ctx, t, m.address, 4)
 	f.startAll(ctx, t)
-	const kills = 16
+	const kills = 18
 	for kill := range kills {
 		if kill%4 == 3 {
-			f.killBetweenVoteAndFinish(ctx, t, m)
+			f.killBetweenVoteAndFinish(ctx, t, m.raid.process)
 		} else {
 			f.moment(ctx, t, 25)
 			m.raid.kill(ctx, t)
@@ -114,14 +114,14 @@ func TestClientsSurviveKills(t *testing.T) {
 	m.check(ctx, t)
 }
 
-// killBetweenVoteAndFinish kills the server when one client has voted and has not sent
-// its finish.
-func (f *family) killBetweenVoteAndFinish(ctx context.Context, t *testing.T, m *nativeMirror) {
+// killBetweenVoteAndFinish kills a server when one client has voted and has not sent its
+// finish.
+func (f *family) killBetweenVoteAndFinish(ctx context.Context, t *testing.T, server *process) {
 	t.Helper()
 	c := f.clients[f.random.IntN(len(f.clients))]
 	c.order(t, "pause")
 	f.await(ctx, t, c.name+" has voted", func() bool { return c.voted })
-	m.raid.kill(ctx, t)
+	server.kill(ctx, t)
 	c.voted = false
 	c.order(t, "go")
 }

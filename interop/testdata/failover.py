@@ -1,8 +1,9 @@
 """Applications that count together while their servers are killed, and who checks them.
 
   failover.py setup ADDRESS NAMES          makes the objects; NAMES are separated by commas
-  failover.py client ADDRESS NAME DIR ACKS SEED SYNC
-                                           commits until it is told to stop
+  failover.py client ADDRESS NAME DIR ACKS SEED SYNC SECONDS
+                                           commits until it is told to stop, with SECONDS between
+                                           two transactions
   failover.py dump ADDRESS FILE            writes what the server says of all objects
   failover.py files RESULT DIRECTORY ...   compares the members' files
 
@@ -141,9 +142,10 @@ class Client:
             self.wrong.append("%d entries, %d were acknowledged" % (self.acked, self.ack(self.name)))
         self.manager.abort()
 
-    def run(self):
+    def run(self, seconds):
         while not self.stopped.is_set() and len(self.wrong) < 20:
             committing = False
+            self.stopped.wait(seconds)
             try:
                 acknowledged = {n: self.ack(n) for n in self.names}
                 self.manager.begin()
@@ -246,13 +248,13 @@ class Client:
             dropped=sum("dropping stale cache" in line for line in open(log))))
 
 
-def client(where, name, directory, acks, seed, sync):
+def client(where, name, directory, acks, seed, sync, seconds):
     log = os.path.join(directory, name + ".log")
     logging.basicConfig(filename=log, level=logging.INFO)
     c = Client(where, name, directory, acks, seed, sync)
     logging.info("verified %s", c.storage._server.client.verify_result)
     c.resume()
-    c.run()
+    c.run(float(seconds))
     c.account(log)
     for order in iter(c.orders.get, ["end"]):
         if order[0] == "compare":
