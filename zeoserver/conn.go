@@ -29,6 +29,10 @@ var (
 // maxUnregistered is the longest message of a client that has not registered.
 const maxUnregistered = 4 << 10
 
+// maxEnding is how many transactions of a connection may be waiting for their end,
+// each with what it has staged, before the reader waits.
+const maxEnding = 16
+
 // conn is one connection. Its reader, see reader.go, reads messages and runs the short
 // methods; votes run in goroutines of their own, and what may take long in lanes. A
 // writer sends what is in the outbox.
@@ -43,6 +47,7 @@ type conn struct {
 	watch   watch          // of the reader
 	readEnd chan struct{}  // closed when the last reader has ended, if it was not the first one
 	slots   chan struct{}  // for loads
+	ends    chan struct{}  // for transactions that are ending while others begin
 	slow    lane           // iteration, history: in order
 	blobs   lane           // one blob at a time
 
@@ -62,7 +67,10 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, slots: make(chan struct{}, s.cfg.MaxInFlight), readOnly: s.cfg.ReadOnly, readEnd: make(chan struct{})}
+	c := &conn{
+		srv: s, nc: nc, readOnly: s.cfg.ReadOnly, readEnd: make(chan struct{}),
+		slots: make(chan struct{}, s.cfg.MaxInFlight), ends: make(chan struct{}, maxEnding),
+	}
 	c.dead, c.kill = context.WithCancelCause(context.Background())
 	c.out.init(s.cfg.SendBufferBytes, c.cut)
 	c.slow.init(c)
@@ -80,6 +88,12 @@ func (c *conn) close(reason error) {
 	c.kill(reason)
 	c.out.end()
 	c.cut()
+}
+
+// closeAfterFlush is close when what is queued was sent.
+func (c *conn) closeAfterFlush(reason error) {
+	c.kill(reason)
+	c.out.end() // the writer goes on to close
 }
 
 // cut closes the connection at once: the close of a TLS connection may wait to say

@@ -10,35 +10,48 @@ import (
 // invalidationQueue remembers the last transactions.
 type invalidationQueue struct {
 	size int
+	most int // of objects in all entries
+	oids int // in all entries
 	// base is the tid after which nothing is missing; valid if known.
 	base    raidstorage.TID
 	known   bool
 	entries []raidstorage.Invalidation // in tid order
 }
 
+// maxQueueOIDs bounds the memory of a queue, and how long it takes to answer from it,
+// while nothing is published. Who missed more is better off with an empty cache.
+const maxQueueOIDs = 1 << 20
+
+func newQueue(size int) invalidationQueue {
+	return invalidationQueue{size: size, most: maxQueueOIDs}
+}
+
 func (q *invalidationQueue) add(tid raidstorage.TID, oids []raidstorage.OID) {
-	if len(q.entries) >= q.size {
+	q.entries = append(q.entries, raidstorage.Invalidation{TID: tid, OIDs: oids})
+	q.oids += len(oids)
+	for len(q.entries) > q.size || q.oids > q.most {
 		// As ZEO does it, a client that has seen the oldest remembered transaction
 		// is served; so is one that has seen the one that is forgotten now.
 		q.base, q.known = q.entries[0].TID, true
+		q.oids -= len(q.entries[0].OIDs)
 		q.entries[0] = raidstorage.Invalidation{}
 		q.entries = q.entries[1:]
 	}
-	q.entries = append(q.entries, raidstorage.Invalidation{TID: tid, OIDs: oids})
 }
 
 // reset forgets everything up to tid.
 func (q *invalidationQueue) reset(tid raidstorage.TID) {
-	q.base, q.known, q.entries = tid, true, nil
+	q.base, q.known, q.entries, q.oids = tid, true, nil, 0
 }
 
+// has tells whether a transaction is remembered.
 func (q *invalidationQueue) has(tid raidstorage.TID) bool {
 	for _, e := range q.entries {
 		if e.TID == tid {
 			return true
 		}
 	}
-	return q.known && tid <= q.base
+	return false
 }
 
 // since returns the objects that changed after tid; false if that is not known.
@@ -76,7 +89,7 @@ func (q *invalidationQueue) refill(ctx context.Context, s raidstorage.Storage, l
 		if window < 100*365*24*time.Hour && window > 0 {
 			from = raidstorage.TIDFromTime(last.Time().Add(-window))
 		}
-		found := invalidationQueue{size: q.size, base: from, known: true}
+		found := invalidationQueue{size: q.size, most: q.most, base: from, known: true}
 		if from > 0 {
 			found.base = from - 1
 		}
@@ -104,8 +117,8 @@ func (q *invalidationQueue) read(ctx context.Context, s raidstorage.Storage, fro
 			}
 			oids = append(oids, rec.OID)
 		}
-		full = full || len(q.entries) >= q.size
 		q.add(txn.TID, oids)
+		full = full || q.base >= from // one was forgotten already
 	}
 	return full, nil
 }

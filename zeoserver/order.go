@@ -3,6 +3,7 @@ package zeoserver
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -20,7 +21,9 @@ import (
 //     tids; finishes of several clients overlap (they share a sync), but a ticket is
 //     published only after those before it. A foreign transaction, of which the
 //     storage notifies, is sorted in by the storage's last tid at each vote: while a
-//     vote holds the commit lock nobody else commits.
+//     vote holds the commit lock nobody else commits. The notification may come after
+//     the finish: what the storage had when a ticket was given is awaited, so far as
+//     it has not been published, for a while.
 //  2. Only finished transactions are published: the storage shows them already. So
 //     what is loaded after a publication contains it.
 //  3. A reply computed before a publication is not sent after it on the same
@@ -46,22 +49,26 @@ type ticket struct {
 	oids      []raidstorage.OID
 	reply     func(w *zeowire.Writer) error // to the committer
 	published chan struct{}                 // closed when t has left the order
+	late      *time.Timer                   // runs while it waits for a notification, else nil
+	overdue   bool                          // it has waited long enough
 }
 
 // order publishes the transactions of one storage.
 type order struct {
 	onDisorder func(tid, last raidstorage.TID)
+	notified   bool // the storage tells of foreign transactions
 
 	mu      sync.Mutex // guards the fields below
 	last    raidstorage.TID
-	pending []*ticket // voted, and foreign ones that come after these
+	first   raidstorage.TID // last when the server started: what is notified of up to it is no news
+	pending []*ticket       // voted, and foreign ones that come after these
 	conns   map[*conn]bool
 	queue   invalidationQueue
 	scratch [2]zeowire.Writer
 }
 
 func newOrder(queueSize int) *order {
-	o := &order{conns: make(map[*conn]bool), queue: invalidationQueue{size: queueSize}}
+	o := &order{conns: make(map[*conn]bool), queue: newQueue(queueSize)}
 	o.scratch[0].Encoding, o.scratch[1].Encoding = zeowire.Pickle, zeowire.Msgpack
 	return o
 }
@@ -138,8 +145,8 @@ func (o *order) foreign(inv raidstorage.Invalidation) {
 	slices.Sort(oids)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if inv.TID <= o.last && o.queue.has(inv.TID) {
-		return // it was read from the storage when the server started
+	if inv.TID <= o.first || o.queue.has(inv.TID) {
+		return // it was read from the storage when the server started, or told already
 	}
 	at := 0
 	for i, t := range o.pending {
@@ -158,6 +165,9 @@ func (o *order) foreign(inv raidstorage.Invalidation) {
 func (o *order) publishReadyLocked() {
 	for len(o.pending) > 0 && o.pending[0].done {
 		t := o.pending[0]
+		if o.awaitsLocked(t) {
+			return
+		}
 		o.pending[0] = nil
 		o.pending = o.pending[1:]
 		if t.tid != 0 {
@@ -172,24 +182,50 @@ func (o *order) publishReadyLocked() {
 	}
 }
 
+// lateNotification is how long a commit waits for the notification of an earlier one.
+const lateNotification = 3 * time.Second
+
+// awaitsLocked tells whether a foreign transaction before t is still to be notified
+// of. A storage that reads it from its server's log tells of it a little later.
+func (o *order) awaitsLocked(t *ticket) bool {
+	if !o.notified || t.conn == nil || t.tid == 0 || t.after <= o.last || t.overdue {
+		if t.late != nil {
+			t.late.Stop()
+		}
+		return false
+	}
+	if t.late == nil {
+		t.late = time.AfterFunc(lateNotification, func() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			t.overdue = true
+			o.publishReadyLocked()
+		})
+	}
+	return true
+}
+
 func (o *order) publishLocked(t *ticket) {
+	if t.tid <= o.last && t.conn == nil && o.queue.has(t.tid) {
+		return // notified of twice, or one of ours
+	}
 	if t.tid <= o.last {
-		// A storage that told of it too late. Caches cannot be told any more: the
-		// clients come back and verify them.
-		o.queue.reset(max(t.tid, o.last))
-		for c := range o.conns {
-			c.close(errDisorder)
-		}
-		if o.onDisorder != nil {
-			o.onDisorder(t.tid, o.last)
-		}
+		o.disorderLocked(t)
 		return
 	}
 	o.last = t.tid
 	o.queue.add(t.tid, t.oids)
+	o.invalidateLocked(t.tid, t.oids, t.conn)
+	if t.conn != nil {
+		t.conn.out.publish(t.tid, t.oids, t.reply)
+	}
+}
+
+// invalidateLocked tells all connections but one.
+func (o *order) invalidateLocked(tid raidstorage.TID, oids []raidstorage.OID, but *conn) {
 	var frames [2][]byte
 	for c := range o.conns {
-		if c == t.conn {
+		if c == but {
 			continue
 		}
 		i := 0
@@ -199,25 +235,38 @@ func (o *order) publishLocked(t *ticket) {
 		if frames[i] == nil {
 			w := &o.scratch[i]
 			w.Reset()
-			if err := w.InvalidateTransaction(t.tid, t.oids); err != nil {
+			if err := w.InvalidateTransaction(tid, oids); err != nil {
 				c.close(err)
 				continue
 			}
 			frames[i] = w.Bytes()[4:]
 		}
 		body := frames[i]
-		c.out.publish(t.tid, t.oids, func(w *zeowire.Writer) error { return w.Raw(body) })
+		c.out.publish(tid, oids, func(w *zeowire.Writer) error { return w.Raw(body) })
 	}
-	if t.conn != nil {
-		t.conn.out.publish(t.tid, t.oids, t.reply)
+}
+
+// disorderLocked is for a transaction that a storage told of too late. Clients come
+// back and verify their caches; but one whose cache is as new as the storage would
+// find nothing to do, and keep the objects of t as they were. So the objects are said
+// to have changed with the last transaction, which is the earliest that can be said.
+func (o *order) disorderLocked(t *ticket) {
+	o.queue.reset(o.last)
+	o.invalidateLocked(o.last, t.oids, nil)
+	for c := range o.conns {
+		c.closeAfterFlush(errDisorder)
+	}
+	if o.onDisorder != nil {
+		o.onDisorder(t.tid, o.last)
 	}
 }
 
 // started publishes what became known while the end of the log was looked up: early
-// held it back. What the log had already is left out.
-func (o *order) started(early *ticket) {
+// held it back. What the log had already, which ended at last, is left out.
+func (o *order) started(early *ticket, last raidstorage.TID, queue invalidationQueue) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.first, o.last, o.queue = last, last, queue
 	var later []*ticket
 	for _, t := range o.pending {
 		if t != early && t.tid > o.last {

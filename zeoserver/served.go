@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -38,26 +37,20 @@ func serveStorage(ctx context.Context, name string, s raidstorage.Storage, cfg *
 	early := &ticket{} // holds back what is notified meanwhile
 	st.order.pending = append(st.order.pending, early)
 	if n, err := raidstorage.Can[raidstorage.Notifier](s); err == nil {
+		st.order.notified = true
 		st.cancel = n.Subscribe(st.order.foreign)
 	}
-	if err := st.start(ctx, cfg, logger); err != nil {
+	last, err := s.LastTID(ctx)
+	if err != nil {
 		st.stop()
 		return nil, fmt.Errorf("storage %q: %w", name, err)
 	}
-	st.order.started(early)
-	return st, nil
-}
-
-func (st *served) start(ctx context.Context, cfg *Config, logger *slog.Logger) error {
-	last, err := st.storage.LastTID(ctx)
-	if err != nil {
-		return err
-	}
-	st.order.last = last
-	if err := st.order.queue.refill(ctx, st.storage, last); err != nil {
+	queue := newQueue(cfg.InvalidationQueueSize)
+	if err := queue.refill(ctx, s, last); err != nil {
 		logger.Warn("the last transactions cannot be read; clients may have to drop their caches", "err", err)
 	}
-	return nil
+	st.order.started(early, last, queue)
+	return st, nil
 }
 
 func (st *served) stop() {
