@@ -24,8 +24,12 @@ func (c *conn) tpcFinish(k call, args *arguments) error {
 	case staging, resolving:
 		return assertionError("finished called wo lock")
 	}
+	if err := c.ending(); err != nil {
+		return err
+	}
 	c.txn = nil // the next one may begin
 	c.spawn(k.method, func() {
+		defer func() { <-c.ends }()
 		defer t.settle() // both without effect but after a panic
 		defer t.release()
 		<-t.done
@@ -48,6 +52,18 @@ func (c *conn) tpcFinish(k call, args *arguments) error {
 		}
 	})
 	return nil
+}
+
+// ending waits until one more transaction may be ending. A client that sends one after
+// the other and waits for no answer would fill the memory else, while somebody else
+// holds the commit lock.
+func (c *conn) ending() error {
+	select {
+	case c.ends <- struct{}{}:
+		return nil
+	case <-c.dead.Done():
+		return context.Cause(c.dead)
+	}
 }
 
 // finish commits. From here on neither a disconnect nor a shutdown stops it.
@@ -114,14 +130,20 @@ func (c *conn) tpcAbort(k call, args *arguments) error {
 		k.reply(zeowire.None())
 		return nil
 	}
-	c.store.stats.aborts.Add(1)
-	c.txn = nil
 	if t.is() == staging {
+		c.store.stats.aborts.Add(1)
+		c.txn = nil
 		t.release()
 		k.reply(zeowire.None())
 		return nil
 	}
+	if err := c.ending(); err != nil {
+		return err
+	}
+	c.store.stats.aborts.Add(1)
+	c.txn = nil
 	c.spawn(k.method, func() {
+		defer func() { <-c.ends }()
 		t.abort()
 		k.reply(zeowire.None())
 		t.settle()

@@ -93,6 +93,8 @@ func (c *conn) tpcBegin(k call, args *arguments) error {
 	if err != nil {
 		return err
 	}
+	c.upload.discard() // of a transaction that was given up in the middle of a blob
+	c.upload = nil
 	cfg := &c.srv.cfg
 	c.txn = &txn{c: c, id: id.Clone(), meta: meta, log: opLog{memory: cfg.StageMemoryBytes, dir: cfg.TempDir, again: cfg.ClientConflictResolution}}
 	c.store.stats.active.Add(1)

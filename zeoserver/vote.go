@@ -34,6 +34,8 @@ func (c *conn) vote(k call, args *arguments) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch t.state {
+	case ended: // the vote before, sent without waiting for its answer, failed a moment ago
+		return zeowire.StorageTransactionError(zeowire.None(), args.at(0).Clone())
 	case voting:
 		return zeowire.NewException(zeowire.ClassStorageTxn, zeowire.Text("Already voting (waiting)"))
 	case voted:
@@ -150,15 +152,20 @@ func (t *txn) refused(ctx context.Context, err error) ([]zeowire.Value, error) {
 
 // conflicts returns all conflicts of the transaction, first being the one that the
 // storage named: the client resolves them at one go. Nobody else votes meanwhile, so
-// what is current stays so, unless the storage has other users.
+// what is current stays so, unless the storage has other users. When they exceed the
+// send buffer, the rest comes with the next vote.
 func (t *txn) conflicts(ctx context.Context, first *raidstorage.ConflictError) ([]zeowire.Value, error) {
 	final, err := t.log.final()
 	if err != nil {
 		return nil, err
 	}
 	var found []zeowire.Value
+	size := 0
 	err = t.log.each(func(i int, o *op) error {
 		if last, ok := final[o.oid]; !ok || last.index != i {
+			return nil
+		}
+		if size > t.c.srv.cfg.SendBufferBytes/2 {
 			return nil
 		}
 		committed := first.Committed
@@ -174,6 +181,7 @@ func (t *txn) conflicts(ctx context.Context, first *raidstorage.ConflictError) (
 				return nil
 			}
 		}
+		size += len(o.data)
 		found = append(found, zeowire.Dict(
 			zeowire.Entry("oid", zeowire.OID(o.oid)),
 			zeowire.Entry("serials", zeowire.Tuple(zeowire.TID(committed), zeowire.TID(o.serial))),
