@@ -17,6 +17,7 @@ import (
 const (
 	sizeTime  = 5 * time.Second       // bounds one question
 	quickSize = 30 * time.Microsecond // what one takes that every commit may ask
+	waitSize  = 20 * time.Millisecond // bounds a question that a commit waits for
 	sizeAge   = time.Second           // of what is told, if it takes longer
 	sizeTries = 8                     // the quickest of so many counts, as any may be disturbed
 )
@@ -64,6 +65,8 @@ func (st *served) recentSize(ctx context.Context) (objects, bytes int64, stale b
 		return s.known[0], s.known[1], time.Since(s.asked) > sizeAge
 	}
 	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, waitSize)
+	defer cancel()
 	objects, bytes = st.size(ctx)
 	return objects, bytes, false
 }
