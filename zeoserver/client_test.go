@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -367,6 +368,12 @@ func (s *server) until(t testing.TB, what string, is func(zeoserver.Status) bool
 			t.Fatalf("the status never had %s: %+v", what, s.Status()["1"])
 		}
 	}
+}
+
+// logged waits until the log has a text.
+func (s *server) logged(t testing.TB, text string) {
+	t.Helper()
+	s.until(t, "a log line", func(zeoserver.Status) bool { return strings.Contains(s.log.String(), text) })
 }
 
 // fill commits n objects of size bytes, from oid 1 on, directly.

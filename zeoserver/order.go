@@ -251,13 +251,13 @@ func (o *order) invalidateLocked(tid raidstorage.TID, oids []raidstorage.OID, bu
 // find nothing to do, and keep the objects of t as they were. So the objects are said
 // to have changed with the last transaction, which is the earliest that can be said.
 func (o *order) disorderLocked(t *ticket) {
+	if o.onDisorder != nil {
+		o.onDisorder(t.tid, o.last)
+	}
 	o.queue.reset(o.last)
 	o.invalidateLocked(o.last, t.oids, nil)
 	for c := range o.conns {
 		c.closeAfterFlush(errDisorder)
-	}
-	if o.onDisorder != nil {
-		o.onDisorder(t.tid, o.last)
 	}
 }
 
