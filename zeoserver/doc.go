@@ -28,7 +28,9 @@
 //
 // What a storage's other users commit is sent to clients if the storage is a
 // raidstorage.Notifier. A program that serves a storage must not commit to the same
-// value directly, beside the server: Notifiers tell nothing of that.
+// value directly, beside the server: Notifiers tell nothing of that. A commit is
+// acknowledged when what was committed before it has been notified of, or after three
+// seconds. A notification that comes later still ends all connections.
 //
 // # What differs from ZEO's server
 //
