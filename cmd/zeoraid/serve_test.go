@@ -242,7 +242,7 @@ func TestServeSaysWhyItDoesNotStart(t *testing.T) {
 		"its nearest known name":      {[]string{"-config", bad}, exitUnknown, "read-only"},
 		"no such file":                {[]string{"-config", filepath.Join(dir, "none")}, exitUnknown, "no such file"},
 		"-data beside -config":        {[]string{"-config", bad, "-data", dir}, exitUnknown, "-data has no meaning with -config"},
-		"an address that is none":     {[]string{"-listen", "127.0.0.1:x"}, exitUnknown, "127.0.0.1:x"},
+		"an address that is none":     {[]string{"-listen", "127.0.0.1:x"}, exitUnknown, "not an integer"},
 		"-force of nobody":            {[]string{"-data", filepath.Join(dir, "c"), "-force", "9"}, exitUnknown, `no mirror has a backend "9"`},
 		"an argument that is no flag": {[]string{"now"}, exitUnknown, "usage"},
 	} {
