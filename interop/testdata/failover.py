@@ -78,13 +78,14 @@ def setup(where, names):
 class Pause:
     """A data manager that votes after the storage, and stays there until it may go on."""
 
-    def __init__(self, manager, orders):
-        self.transaction_manager, self.orders = manager, orders
+    def __init__(self, manager, orders, wanted):
+        self.transaction_manager, self.orders, self.wanted = manager, orders, wanted
 
     def sortKey(self):
         return "~"
 
     def tpc_vote(self, txn):
+        self.wanted.clear()  # not earlier: the storage's vote may find a conflict
         say(voted=True)
         self.orders.get(timeout=60)
 
@@ -201,8 +202,7 @@ class Client:
             mine["blobs"][seq] = ZODB.blob.Blob(blob_text(self.name, seq))
         self.manager.get().note("%s %d" % (self.name, seq))
         if self.pause.is_set():
-            self.pause.clear()
-            self.manager.get().join(Pause(self.manager, self.orders))
+            self.manager.get().join(Pause(self.manager, self.orders, self.pause))
         return key
 
     def acknowledge(self, key):
