@@ -30,10 +30,12 @@ const (
 	// watchTick is how often the watchdog looks: what is late is so after two ticks
 	// at most.
 	watchTick = 2 * time.Millisecond
-	// slowLoad is a load so slow that the next ones run beside the reader, as many
-	// as loadsBeside: it is some times what waking a goroutine costs.
-	slowLoad    = 100 * time.Microsecond
-	loadsBeside = 32
+	// slowLoad is a load so slow that the next ones run beside the reader: it is some
+	// times what waking a goroutine costs. It is minBeside loads then, twice as many
+	// each time that the try after them is slow, too, and at most maxBeside.
+	slowLoad  = 100 * time.Microsecond
+	minBeside = 32
+	maxBeside = 4096
 )
 
 // errHandedOver ends a reader that was late: another one goes on.
@@ -46,7 +48,14 @@ type reader struct {
 	decoder    zeowire.Decoder
 	registered bool
 	beside     int  // how many of the next loads run beside the reader
+	lastBeside int  // how many these were at the last slow load, 0 after a quick one
 	unsent     bool // replies are in the outbox that the writer was not told of
+}
+
+// slow has the next loads run beside the reader.
+func (r *reader) slow() {
+	r.lastBeside = min(max(2*r.lastBeside, minBeside), maxBeside)
+	r.beside = r.lastBeside
 }
 
 // watch is how the reader's watchdog sees that it is late.
@@ -96,7 +105,7 @@ func (c *conn) look() {
 // handOver starts another reader. The late one is in the group or is serve itself, which
 // waits for the end of the last one.
 func (c *conn) handOver() {
-	c.r.beside = loadsBeside
+	c.r.slow()
 	c.wakeWriter()
 	c.group.Go(func() {
 		if err := c.readCalls(); !errors.Is(err, errHandedOver) {
@@ -180,7 +189,9 @@ func (c *conn) loadHere(k call, oid raidstorage.OID, before raidstorage.TID) err
 	}
 	c.r.unsent = true
 	if time.Since(start) > slowLoad {
-		c.r.beside = loadsBeside
+		c.r.slow()
+	} else {
+		c.r.lastBeside = 0
 	}
 	return nil
 }

@@ -55,6 +55,32 @@ func TestLoadsThatHangHoldUpNothingBehindThem(t *testing.T) {
 	}
 }
 
+func TestLoadsOfASlowStorageAreUnderWayTogether(t *testing.T) {
+	t.Parallel()
+	s := newStall()
+	srv := serve(t, serving(s))
+	c := srv.connect(t)
+	first := c.commit(write{1, 0, "one"})
+	arrived, release := s.holdLoads(t, 1)
+	const loads = 20
+	for range loads { // all in one write
+		c.lastID++
+		if err := c.w.LoadBefore(zeowire.IntID(c.lastID), 1, first+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.flush()
+	for range loads {
+		<-arrived
+	}
+	release()
+	for range loads {
+		if m := c.message(); m.Flag != zeowire.Sync {
+			t.Errorf("a load failed: %v", m.Args)
+		}
+	}
+}
+
 func TestAReplyDoesNotWaitForALoadBehindIt(t *testing.T) {
 	t.Parallel()
 	s := newStall()
