@@ -43,6 +43,17 @@ func (s *Storage) OpenBlob(ctx context.Context, oid raidstorage.OID, serial raid
 	return s.openBlobFile(path, oid, serial)
 }
 
+// BlobFolder returns the directory in which the blobs of oid are, or would be. Programs
+// that share the blob directory put files into it that are to be blobs: see BlobMover.
+// *raidstorage.UnsupportedError if the storage has no blobs. (ZODB:
+// FilesystemHelper.getPathForOID.)
+func (s *Storage) BlobFolder(oid raidstorage.OID) (string, error) {
+	if s.blobs == nil {
+		return "", &raidstorage.UnsupportedError{Storage: s.path, Capability: "BlobLoader"}
+	}
+	return filepath.Dir(s.blobs.file(oid, 1)), nil
+}
+
 // BlobPath returns the path of the file with the blob of the revision of oid that
 // transaction serial wrote. The file must not be changed; a pack may remove it.
 // *raidstorage.NotFoundError if there is none. (ZODB: loadBlob.)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -85,11 +87,55 @@ func (c *conn) storeBlobEnd(k call, args *arguments) error {
 	return nil
 }
 
-// storeBlobShared is for clients that share the server's blob directory. Where a
-// storage keeps its blobs is its own affair here, so there is no such directory.
+// blobSharer is a storage whose blob directory clients may share: those that reach it
+// by the same path put their blobs there themselves, and read them there.
+type blobSharer interface {
+	// BlobFolder returns the directory of the blobs of oid, below the blob directory.
+	BlobFolder(oid raidstorage.OID) (string, error)
+}
+
+// storeBlobShared stores a blob that the client has put into the shared directory. A
+// mirror has none: no directory of one backend is always whole.
 func (c *conn) storeBlobShared(k call, args *arguments) error {
-	return zeowire.NewException(zeowire.ClassUnsupported,
-		zeowire.Text("this server shares no blob directory; configure the client with shared-blob-dir false"))
+	o := op{kind: opBlob, oid: args.oid(0), serial: args.tidOr(1, 0)}
+	data, name := args.bytes(2), args.text(3)
+	if args.err != nil {
+		return args.err
+	}
+	t, err := c.check(args.at(4))
+	if err != nil {
+		return err
+	}
+	sharer, ok := c.store.storage.(blobSharer)
+	if !ok {
+		return zeowire.NewException(zeowire.ClassUnsupported,
+			zeowire.Text("this server shares no blob directory; configure the client with shared-blob-dir false"))
+	}
+	if !temporaryName(name) { // it would be moved: it must not be another's blob
+		return zeowire.ValueError(name)
+	}
+	folder, err := sharer.BlobFolder(o.oid)
+	if err != nil {
+		return err
+	}
+	if s := t.is(); s != staging && s != resolving { // as in stage
+		k.reply(zeowire.None())
+		return nil
+	}
+	if err := t.log.addBlob(o, data, filepath.Join(folder, name)); err != nil {
+		return err
+	}
+	k.reply(zeowire.None())
+	return nil
+}
+
+// temporaryName tells whether a file is named as ZEO's clients name those of blobs that
+// are not stored yet: it ends with ".tmp" and at most one character more.
+func temporaryName(name string) bool {
+	if name == "" || strings.ContainsAny(name, "/\\\x00") {
+		return false
+	}
+	return strings.HasSuffix(name, ".tmp") || strings.HasSuffix(name[:len(name)-1], ".tmp")
 }
 
 // blobChunk is how much of a blob goes into a message; ZEO's clients and servers use

@@ -35,8 +35,9 @@
 // # What differs from ZEO's server
 //
 // The tid that a copying client gives must be later than the storage's last one: the
-// vote fails with a StorageError. There is no shared blob directory: storeBlobShared
-// fails with Unsupported. The transaction timeout counts from the answer to the vote,
+// vote fails with a StorageError. Clients can share the blob directory of a file
+// storage only: for others, mirrors above all, storeBlobShared fails with Unsupported.
+// The transaction timeout counts from the answer to the vote,
 // so that only the client's own time is limited. Deleted and restored objects are
 // invalidated, too. A vote that waits, and whose transaction is aborted, is answered,
 // with a StorageTransactionError. While conflicts are resolved by a client, it keeps

@@ -178,6 +178,7 @@ func TestWrongCalls(t *testing.T) {
 	c.fails(zeowire.ClassKeyError, "iterator_record_next", number(7))
 	c.fails(zeowire.ClassKeyError, "iterator_record_start", number(7), tid(1))
 	c.fails(zeowire.ClassAssertionError, "storeBlobChunk", data("x"))
+	c.tpcBegin(1)
 	c.fails(zeowire.ClassUnsupported, "storeBlobShared", oid(1), tid(0), data("x"), text("f.tmp"), number(1))
 	c.w.Message(zeowire.KeepAlive())
 	c.must("ping")

@@ -137,10 +137,14 @@ def ask(control, **request):
     return answer
 
 
-def remove_storage(facts):
+def remove_files(facts):
     if facts.get("path"):
         for name in glob.glob(glob.escape(facts["path"]) + "*"):
             (shutil.rmtree if os.path.isdir(name) else os.remove)(name)
+
+
+def remove_storage(facts):
+    remove_files(facts)
     if facts.get("blob_dir"):
         for name in (facts["blob_dir"], facts["blob_dir"] + "-b"):
             shutil.rmtree(name, ignore_errors=True)
@@ -176,7 +180,7 @@ def starter(control):
             ask(control, op="stop", id=answer["id"])
             if not keep:
                 for storage in facts["storages"].values():
-                    remove_storage(storage)
+                    remove_files(storage)  # as FileStorage.cleanup does: blobs stay
 
         return address, stop
 
