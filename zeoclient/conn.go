@@ -62,6 +62,11 @@ type conn struct {
 	readOnly bool          // registered so; immutable once connected
 	info     serverInfo    // likewise
 
+	claimed raidstorage.TID // what the server answered to register; immutable once connected
+	before  raidstorage.TID // what earlier connections had told of; likewise
+	phantom atomic.Uint64   // a last tid of the server that its log does not have, 0: none
+	end     atomic.Uint64   // where the log ends then; set before phantom
+
 	ids   atomic.Int64
 	heard atomic.Uint64 // frames received
 	infos atomic.Int64  // messages with sizes that finishes of ours will cause

@@ -136,4 +136,5 @@ func (c *conn) see(tid raidstorage.TID) {
 	if uint64(tid) > c.seen.Load() {
 		c.seen.Store(uint64(tid))
 	}
+	c.phantom.CompareAndSwap(uint64(tid), 0) // now there is one with this tid
 }

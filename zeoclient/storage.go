@@ -19,12 +19,13 @@ import (
 // with a *DisconnectedError, at once if one has just failed: a mirror goes on without
 // this backend then, and must not be held up. Attempts go on in the background.
 type Storage struct {
-	opts   Options
-	cache  *cache // nil: none
-	notes  notifier
-	fresh  allocator
-	commit chan struct{} // one slot: a connection has one transaction at a time
-	shown  atomic.Uint64 // the greatest tid in any reply; the server may not have told of it
+	opts    Options
+	cache   *cache // nil: none
+	notes   notifier
+	fresh   allocator
+	commit  chan struct{} // one slot: a connection has one transaction at a time
+	phantom atomic.Uint64 // the last one that a server told of, see exorcise
+	shown   atomic.Uint64 // the greatest tid in any reply; the server may not have told of it
 
 	stop   context.CancelFunc
 	closed <-chan struct{}
@@ -107,7 +108,7 @@ func (s *Storage) lastTID(ctx context.Context, c *conn) (raidstorage.TID, error)
 	if last < before {
 		return 0, &BehindError{Server: c.server, Last: last, Seen: before}
 	}
-	return last, nil
+	return c.truth(last), nil
 }
 
 // takeLast reads the reply to lastTransaction.
@@ -119,7 +120,9 @@ func (s *Storage) takeLast(v zeowire.Value) (raidstorage.TID, error) {
 	if !ok {
 		return 0, violation("no tid")
 	}
-	s.show(tid)
+	if uint64(tid) != s.phantom.Load() { // that may be taken back
+		s.show(tid)
+	}
 	s.cache.shown(tid)
 	return tid, nil
 }

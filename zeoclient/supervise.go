@@ -158,7 +158,10 @@ func (s *Storage) connectAny(ctx context.Context, writableOnly bool) (*conn, err
 		for _, address := range s.opts.Addresses {
 			c, err := s.opts.connect(ctx, address, readOnly, s, s.adopt)
 			if err == nil {
-				return c, nil
+				if err = s.checkClaim(ctx, c); err == nil {
+					return c, nil
+				}
+				c.close(err)
 			}
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -191,6 +194,7 @@ func (s *Storage) adopt(c *conn, last raidstorage.TID) error {
 	s.mu.Lock()
 	known, seen := s.known, s.seen
 	least := max(seen, raidstorage.TID(s.shown.Load()))
+	c.claimed, c.before = last, least
 	if !known || last >= least {
 		s.known, s.seen = true, last
 	}

@@ -142,7 +142,7 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 			return raidstorage.Vote{}, err
 		}
 	}
-	if t.meta.TID != 0 && t.meta.TID <= last {
+	if last = t.c.truth(last); t.meta.TID != 0 && t.meta.TID <= last {
 		return raidstorage.Vote{}, &raidstorage.TIDOrderError{TID: t.meta.TID, Last: last}
 	}
 	slices.Sort(changed)
