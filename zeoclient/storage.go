@@ -24,7 +24,7 @@ type Storage struct {
 	notes   notifier
 	fresh   allocator
 	commit  chan struct{} // one slot: a connection has one transaction at a time
-	phantom atomic.Uint64 // the last one that a server told of, see exorcise
+	phantom atomic.Uint64 // the last one that a server told of, see checkClaim
 	shown   atomic.Uint64 // the greatest tid in any reply; the server may not have told of it
 
 	stop   context.CancelFunc
