@@ -27,7 +27,7 @@ func TestReadmeCommandsAreRun(t *testing.T) {
 			t.Errorf("the README tells to run %q, and .ci/run has no section of that name", c)
 		}
 	}
-	for _, c := range []string{"go run ./examples/quickstart\n", `go run ./examples/quickstart -db "$work/Data.fs"`, "\ntests ./...\n"} {
+	for _, c := range []string{"go run ./examples/quickstart\n", `go run ./examples/quickstart -db "$work/Data.fs"`, " tests ./...\n"} {
 		if !strings.Contains(ci, c) {
 			t.Errorf(".ci/run does not run %q", c)
 		}
