@@ -199,11 +199,14 @@ type packing struct {
 	cut     TID
 	garbage []OID
 	decided bool // garbage is known
+	natives bool // there are native backends
+	mixed   bool // there are both kinds
 	// before are the backends that an earlier pack up to lastHorizon has left unpacked.
 	before      []string
 	lastHorizon TID
 
 	sessions []*session // in sync at the cut
+	finders  []*session // the native ones of those, as a mirror may cease to be one
 	others   sync.WaitGroup
 	mu       sync.Mutex // guards failed while others run
 	failed   map[*session]error
@@ -235,6 +238,7 @@ func (p *packing) decide(ctx context.Context) error {
 	p.through = min(p.opts.Through, last)
 	sessions := m.view.Load().sessions
 	finders := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return !native(s) })
+	p.natives, p.mixed = len(finders) > 0, len(finders) > 0 && len(finders) < len(sessions)
 	if len(finders) < len(sessions) {
 		p.through = min(p.through, last-min(last, packMargin))
 	}
@@ -310,13 +314,28 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 			m.unlockCommit()
 		}
 	}()
-	p.garbage, err = finder.FindGarbage(ctx, p.through, func(ctx context.Context) error {
+	finding, cancel := context.WithCancel(ctx)
+	defer cancel()
+	late := time.AfterFunc(m.cfg.Timeouts.Vote, cancel)
+	late.Stop() // until it is decided
+	defer late.Stop()
+	p.garbage, err = finder.FindGarbage(finding, p.through, func(ctx context.Context) error {
 		if err := m.lockCommit(ctx); err != nil {
 			return err
 		}
 		locked = true
-		return p.settle(ctx)
+		if err := p.settle(ctx); err != nil {
+			return err
+		}
+		late.Reset(m.cfg.Timeouts.Vote) // commits wait now, and the rest is little
+		return nil
 	})
+	if err == nil && finding.Err() != nil {
+		err = finding.Err()
+	}
+	if err != nil && finding.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("the rest was not read in %v: %w", m.cfg.Timeouts.Vote, context.DeadlineExceeded)
+	}
 	if err != nil {
 		return err
 	}
@@ -344,6 +363,12 @@ func (p *packing) makeCut(ctx context.Context) error {
 		return err
 	}
 	v := m.view.Load()
+	// One may have come back since the pack time and the garbage were decided.
+	for _, s := range v.sessions {
+		if native(s) != p.natives && !p.mixed {
+			return &UnavailableError{Err: fmt.Errorf("backend %s has come back meanwhile; pack again", s.b.cfg.Name)}
+		}
+	}
 	p.before, p.lastHorizon = m.record.Unpacked, m.record.PackHorizon
 	next := m.record.next(m.now(), fmt.Sprintf("pack to %v begins, decided at %v", p.through, v.last))
 	next.PackHorizon = max(next.PackHorizon, p.through)
@@ -352,6 +377,7 @@ func (p *packing) makeCut(ctx context.Context) error {
 	if err := m.setRecord(context.WithoutCancel(ctx), next); err != nil {
 		return unavailable(err)
 	}
+	m.packHasCut = true
 	p.cut, p.sessions = v.last, v.sessions
 	p.progress(true, func(pp *PackProgress) {
 		pp.Phase, pp.Cut = PackPacking, p.cut
@@ -362,6 +388,7 @@ func (p *packing) makeCut(ctx context.Context) error {
 	started := 0
 	for _, s := range p.sessions {
 		if native(s) {
+			p.finders = append(p.finders, s)
 			continue
 		}
 		started++
@@ -389,10 +416,8 @@ func (p *packing) makeCut(ctx context.Context) error {
 // packNatives packs one backend after the other: it is much work for a machine, and
 // reads must go on.
 func (p *packing) packNatives(ctx context.Context) {
-	for _, s := range p.sessions {
-		if native(s) {
-			p.packAt(ctx, s, PackOptions{Through: p.through, Decided: true, Garbage: p.garbage})
-		}
+	for _, s := range p.finders {
+		p.packAt(ctx, s, PackOptions{Through: p.through, Decided: true, Garbage: p.garbage})
 	}
 }
 
@@ -447,6 +472,7 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 	if err := m.lockCommit(ctx); err != nil {
 		return gather(errs, err)
 	}
+	m.packHasCut = false // if this is not confirmed, who moves the epoch takes the lock out
 	next := m.record.next(m.now(), fmt.Sprintf("pack to %v ends", p.through))
 	next.Lock = nil
 	next.Unpacked = slices.DeleteFunc(next.Unpacked, func(name string) bool {

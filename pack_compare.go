@@ -110,7 +110,9 @@ func (p *packing) judge(c *packComparison, sessions []*session, oid OID, serials
 	if slices.Max(serials) == slices.Min(serials) {
 		return
 	}
-	if _, garbage := slices.BinarySearch(p.garbage, oid); garbage || p.onlyUnpackedHave(sessions, serials) {
+	_, garbage := slices.BinarySearch(p.garbage, oid)
+	garbage = garbage && slices.Max(serials) <= p.through // else it was written again, and that stays
+	if garbage || p.onlyUnpackedHave(sessions, serials) {
 		for i, s := range sessions {
 			if serials[i] != 0 && p.failed[s] == nil {
 				note(c.keeps, s, oid, serials[i], 0)

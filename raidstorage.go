@@ -39,6 +39,7 @@ type Mirror struct {
 	epochLost  bool         // a change of the record was not confirmed: the epoch must move (rule S1, F3)
 	doubtful   map[TID]bool // transactions of ours whose finish was sent and not confirmed
 	started    bool
+	packHasCut bool // a pack has written its cut, and has not begun to write its end
 
 	tids tidSource
 	oids oidSource

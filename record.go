@@ -14,7 +14,7 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 		return err
 	}
 	next := record.next(m.now(), reason)
-	if next.Lock != nil && !m.packHasCut() { // the reply to its cut was lost, so that pack has ended
+	if !m.packHasCut { // the reply to its cut, or to its end, was lost
 		next.Lock = nil
 	}
 	if err := m.setRecord(ctx, next); err != nil {
@@ -22,13 +22,6 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 	}
 	m.adopt(reason)
 	return nil
-}
-
-// packHasCut tells whether a pack runs that has written its cut.
-func (m *Mirror) packHasCut() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.exclusion.pack != nil && m.exclusion.pack.Cut != 0
 }
 
 // loadRecord reads the record, within the register's deadline.

@@ -163,13 +163,23 @@ func (r *recovery) align(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if exact && len(garbage) > 0 || r.found.targetHorizon < through {
-		if err := r.packTarget(ctx, exact, through, garbage); err != nil {
+	keeps := len(garbage) > 0
+	if exact && even { // else the source may lack what another one still has
+		keeps = false
+	} else {
+		garbage = nil
+	}
+	if len(garbage) > 0 || r.found.targetHorizon < through {
+		switch err := r.packTarget(ctx, exact, through, garbage); {
+		case err == nil:
+			r.found.targetHorizon = through
+		case !exact && errors.Is(err, errors.ErrUnsupported):
+			keeps = true // such as a ZEO server, which would collect garbage by what is garbage now
+		default:
 			return err
 		}
-		r.found.targetHorizon = through
 	}
-	r.aligned, r.unpacked = true, !exact && len(garbage) > 0
+	r.aligned, r.unpacked = true, keeps
 	return nil
 }
 
