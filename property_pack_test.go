@@ -245,7 +245,13 @@ func (p *packRun) pack() {
 	if what != "nothing" && what != "register" && p.backend(b) != nil {
 		p.backend(b).Inject(fault)
 	}
+	// One that was not packed with the others, and decides itself, may still know what
+	// refers to garbage of theirs.
+	apart := p.own != "" && len(p.record().Unpacked) > 0
 	err := p.m.Pack(context.Background(), opts)
+	if _, differs := errors.AsType[*raidstorage.DifferenceError](err); differs && apart && what == "nothing" {
+		what = "backends apart"
+	}
 	p.note("pack %+v with %s (%s %v): %v", opts, what, b, fault.Call, err)
 	if err != nil && what == "nothing" && raidstorage.Classify(err) != raidstorage.ClassRefusal {
 		p.t.Errorf("pack: %v", err)
