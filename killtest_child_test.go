@@ -48,6 +48,9 @@ func TestMain(m *testing.M) {
 	if order := os.Getenv(killEnv); order != "" {
 		os.Exit(killChild(order))
 	}
+	if dir := os.Getenv(killPackEnv); dir != "" {
+		os.Exit(killPackChild(dir))
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -81,6 +81,19 @@ func TestKilledMirrorsFilesOpenInPython(t *testing.T) {
 	}
 }
 
+// TestMirrorsFilesKilledInPacksOpenInPython has Python read the two files of mirrors
+// that were killed while they packed.
+func TestMirrorsFilesKilledInPacksOpenInPython(t *testing.T) {
+	t.Parallel()
+	dir := killPackRounds(t)
+	for i := range 2 {
+		path := killFile(dir, i)
+		if want, got := digestOf(t, path), runPython(t, pythonDigest, path); got != "index True\n"+want {
+			t.Errorf("%s: Python reads\n%s, Go reads\n%s", path, got, want)
+		}
+	}
+}
+
 // digestOf is what pythonDigest prints, made by Go.
 func digestOf(t *testing.T, path string) string {
 	t.Helper()

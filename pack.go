@@ -457,6 +457,8 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 			errs = gather(errs, err)
 		case c.lost[s] != nil:
 			errs = gather(errs, c.lost[s])
+		case p.through < p.lastHorizon && slices.Contains(p.before, s.b.cfg.Name):
+			// This one does not make up for the earlier pack, to a later time.
 		case c.err == nil && c.lacks[s] == nil && c.keeps[s] == nil && !c.older[s] && !s.dead.Load():
 			whole[s.b.cfg.Name] = true
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -36,6 +37,48 @@ func (s stuckFinder) FindGarbage(ctx context.Context, _ raidstorage.TID, decide 
 	}
 	<-ctx.Done()
 	return nil, ctx.Err()
+}
+
+// lateCommit does something when it has been decided and the rest is not read yet.
+type lateCommit struct {
+	*storagetest.FaultyStorage
+	meanwhile func()
+}
+
+func (s lateCommit) FindGarbage(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) ([]raidstorage.OID, error) {
+	return s.FaultyStorage.FindGarbage(ctx, through, func(ctx context.Context) error {
+		defer s.meanwhile()
+		return decide(ctx)
+	})
+}
+
+// K2: from the decision to the record of the cut no commit gets in between.
+func TestK2NoCommitWhileTheCutIsMade(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		var m *raidstorage.Mirror
+		committed := make(chan raidstorage.TID, 1)
+		for i := range w.cfg.Backends {
+			open := w.cfg.Backends[i].Open
+			w.cfg.Backends[i].Open = func(ctx context.Context) (raidstorage.Storage, error) {
+				s, err := open(ctx)
+				if err != nil {
+					return nil, err
+				}
+				return lateCommit{s.(*storagetest.FaultyStorage), func() {
+					go func() { committed <- w.mustCommit(m, 0, storagetest.Pickled("root", 1)) }()
+					synctest.Wait()
+				}}, nil
+			}
+		}
+		m = w.start()
+		through := w.tree(m)[2]
+		var cut raidstorage.TID
+		w.observe("b1", storagetest.CallPack, func() { cut = m.Status().Pack.Cut })
+		mustPack(t, m, through)
+		if tid := <-committed; tid <= cut {
+			t.Errorf("commit %v is not later than the cut %v, and was not read", tid, cut)
+		}
+	})
 }
 
 // Commits do not wait for ever for a backend that hangs while it decides; another one
