@@ -55,7 +55,7 @@ func (t *tidSource) claim(ctx context.Context, tid TID) error {
 }
 
 func (m *Mirror) reserve(ctx context.Context, floor, step Marks) (Marks, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Register)
+	ctx, cancel := context.WithTimeout(ctx, m.tuned().Timeouts.Register)
 	defer cancel()
 	return m.register.Reserve(ctx, floor, step)
 }

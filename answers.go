@@ -114,7 +114,7 @@ func (m *Mirror) judge(ctx context.Context, log *opLog, last TID, results []resu
 	switch {
 	case len(b.voters) == 0 && b.answer == nil:
 		m.faultHanging(b)
-		return nil, &UnavailableError{InSync: 0, Need: m.cfg.WriteQuorum, Err: b.errs.ErrorOrNil()}
+		return nil, &UnavailableError{InSync: 0, Need: m.tuned().WriteQuorum, Err: b.errs.ErrorOrNil()}
 	case len(b.voters) == 0:
 		m.faultAll(b.failed, b.errs)
 		return nil, b.answer // all that answered refuse, perhaps in different words
@@ -150,8 +150,8 @@ func unanimous(last TID, results []result[voter]) bool {
 // goOnWith drops the failed from the record, so that the voters can finish without
 // them (C4). They hold the locks of all that stays, with equal last tids.
 func (m *Mirror) goOnWith(ctx context.Context, b ballot) error {
-	if len(b.voters) < m.cfg.WriteQuorum {
-		return &UnavailableError{InSync: len(b.voters), Need: m.cfg.WriteQuorum, Err: b.errs.ErrorOrNil()}
+	if len(b.voters) < m.tuned().WriteQuorum {
+		return &UnavailableError{InSync: len(b.voters), Need: m.tuned().WriteQuorum, Err: b.errs.ErrorOrNil()}
 	}
 	if len(b.failed) == 0 {
 		return nil
@@ -171,7 +171,7 @@ func (m *Mirror) stillThere(ctx context.Context, voters []voter) error {
 		sessions[i] = v.session
 	}
 	var err error
-	for i, r := range round(ctx, m, "last tid", sessions, m.cfg.Timeouts.Read,
+	for i, r := range round(ctx, m, "last tid", sessions, m.tuned().Timeouts.Read,
 		func(ctx context.Context, _ int, s *session) (TID, error) { return s.storage.LastTID(ctx) }, nil) {
 		if r.err == nil && r.value != voters[i].vote.Last {
 			r.err = &BackendError{Backend: r.session.b.cfg.Name, Op: "last tid", Err: &TIDOrderError{TID: voters[i].vote.Last, Last: r.value}}
@@ -271,7 +271,7 @@ func (m *Mirror) oidsOf(ctx context.Context, log *opLog, sessions []*session) []
 			oids = append(oids, o.oid)
 			continue
 		}
-		for _, r := range round(ctx, m, "read", sessions, m.cfg.Timeouts.Read,
+		for _, r := range round(ctx, m, "read", sessions, m.tuned().Timeouts.Read,
 			func(ctx context.Context, _ int, s *session) ([]OID, error) { return oidsAt(ctx, s.storage, o.serial) }, nil) {
 			oids = append(oids, r.value...)
 		}
@@ -347,7 +347,7 @@ func (e evidence) agrees(from TID) bool {
 // say. A record in a log does not come from nothing: who does not know it is wrong,
 // and so is who finds damage. Who cannot be asked is neither.
 func (m *Mirror) damagedAt(ctx context.Context, oid OID, last TID, sessions []*session) []*session {
-	loaded := round(ctx, m, "load", sessions, m.cfg.Timeouts.Read,
+	loaded := round(ctx, m, "load", sessions, m.tuned().Timeouts.Read,
 		func(ctx context.Context, _ int, s *session) (e evidence, err error) {
 			e.rev, err = s.storage.LoadBefore(ctx, oid, last+1)
 			if e.missing = isA[*NotFoundError](err); e.missing {
@@ -359,7 +359,7 @@ func (m *Mirror) damagedAt(ctx context.Context, oid OID, last TID, sessions []*s
 	for _, r := range loaded {
 		from = max(from, r.value.rev.Serial)
 	}
-	found := round(ctx, m, "read", sessions, m.cfg.Timeouts.Read,
+	found := round(ctx, m, "read", sessions, m.tuned().Timeouts.Read,
 		func(ctx context.Context, i int, s *session) (e evidence, err error) {
 			if err := loaded[i].err; err != nil {
 				return e, err

@@ -13,11 +13,13 @@ const historyLength = 20
 // backend is one member while the mirror runs. Its supervisor goroutine (see
 // supervise.go) opens, recovers and closes its storage.
 type backend struct {
-	cfg   Backend
-	index int // in Config.Backends
+	cfg Backend
 
 	kick     chan struct{}        // wakes the supervisor; one slot, so that kicks coalesce
 	requests chan *recoverRequest // what Recover asks for, one at a time
+	left     chan struct{}        // closed, with Mirror.mu held, when it is no member any more
+	ended    chan struct{}        // closed when the supervisor has ended
+	replaces *backend             // whose storage must be closed before this one is opened; may be nil
 
 	loads, loadErrors, commits, faults, latency atomic.Int64 // latency in ns
 
@@ -33,6 +35,24 @@ type backend struct {
 	// cancelRecovery ends the recovery under way, nil if there is none.
 	cancelRecovery context.CancelFunc
 	history        []Event
+}
+
+func newBackend(cfg Backend, now time.Time, reason string) *backend {
+	return &backend{
+		cfg: cfg, since: now, droppedAt: -1, reason: reason,
+		kick: make(chan struct{}, 1), requests: make(chan *recoverRequest),
+		left: make(chan struct{}), ended: make(chan struct{}),
+	}
+}
+
+// hasLeft tells whether a Change took b out.
+func (b *backend) hasLeft() bool {
+	select {
+	case <-b.left:
+		return true
+	default:
+		return false
+	}
 }
 
 // session is one opened storage of a backend. A session that had a fault is dead:
@@ -55,7 +75,7 @@ const callBuffer = 8
 
 func (m *Mirror) newSession(b *backend, storage Storage) *session {
 	s := &session{
-		b: b, storage: storage, timely: timely{storage, m.cfg.Timeouts.Read},
+		b: b, storage: storage, timely: timely{storage, func() time.Duration { return m.tuned().Timeouts.Read }},
 		calls: make(chan job, callBuffer),
 		quit:  make(chan struct{}),
 		idle:  make(chan struct{}),
@@ -95,7 +115,7 @@ func (s *session) drain() {
 // open opens b's storage, bounded by Timeouts.Open even if the opener does not
 // obey its context; what such an opener returns later is closed.
 func (m *Mirror) open(ctx context.Context, b *backend) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Open)
+	ctx, cancel := context.WithTimeout(ctx, m.tuned().Timeouts.Open)
 	defer cancel()
 	type opened struct {
 		storage Storage
@@ -144,7 +164,7 @@ func (m *Mirror) closeSession(s *session) error {
 	if !m.run(end) {
 		end()
 	}
-	timer := time.NewTimer(m.cfg.Timeouts.Open)
+	timer := time.NewTimer(m.tuned().Timeouts.Open)
 	defer timer.Stop()
 	select {
 	case err := <-done:

@@ -106,8 +106,8 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 		m.unresolved = errors.New("a backend in sync does not take part")
 		return Vote{}, m.unresolved
 	}
-	if len(view.sessions) < m.cfg.WriteQuorum {
-		return Vote{}, &UnavailableError{InSync: len(view.sessions), Need: m.cfg.WriteQuorum}
+	if len(view.sessions) < m.tuned().WriteQuorum {
+		return Vote{}, &UnavailableError{InSync: len(view.sessions), Need: m.tuned().WriteQuorum}
 	}
 	if err := t.undoable(); err != nil {
 		return Vote{}, err
@@ -116,7 +116,7 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 	if err := t.chooseTID(ctx, &meta, view.last); err != nil {
 		return Vote{}, err
 	}
-	results := round(ctx, m, "vote", view.sessions, m.cfg.Timeouts.Vote,
+	results := round(ctx, m, "vote", view.sessions, m.tuned().Timeouts.Vote,
 		func(ctx context.Context, _ int, s *session) (voter, error) { return t.voteAt(ctx, s, meta) },
 		func(late voter) { late.txn.Abort(context.WithoutCancel(ctx)) })
 	voters, err := m.judge(ctx, &t.log, view.last, results)
@@ -210,7 +210,7 @@ func (m *Mirror) abortAll(ctx context.Context, voters []voter) {
 		sessions[i] = v.session
 	}
 	ctx = context.WithoutCancel(ctx)
-	for _, r := range round(ctx, m, "abort", sessions, m.cfg.Timeouts.Finish,
+	for _, r := range round(ctx, m, "abort", sessions, m.tuned().Timeouts.Finish,
 		func(ctx context.Context, i int, _ *session) (struct{}, error) {
 			return struct{}{}, voters[i].txn.Abort(ctx)
 		}, nil) {
@@ -305,7 +305,7 @@ func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
 	for i, v := range t.voters {
 		sessions[i] = v.session
 	}
-	results := round(ctx, m, "finish", sessions, m.cfg.Timeouts.Finish,
+	results := round(ctx, m, "finish", sessions, m.tuned().Timeouts.Finish,
 		func(ctx context.Context, i int, s *session) (TID, error) {
 			got, err := t.voters[i].txn.Finish(ctx)
 			if err == nil && got != tid {
@@ -324,7 +324,7 @@ func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
 	}
 	// C8: fewer than W copies, or a record that does not say who has them, is no
 	// acknowledgement, even though the transaction may turn out to be committed.
-	if confirmed := len(results) - len(failed); confirmed < m.cfg.WriteQuorum {
+	if confirmed := len(results) - len(failed); confirmed < m.tuned().WriteQuorum {
 		m.doubt(tid, errs)
 		return &OutcomeUnknownError{TID: tid, Err: errs}
 	}

@@ -13,7 +13,7 @@ import (
 // steps takes as long as it takes. It has no optional interfaces.
 type timely struct {
 	Storage
-	timeout time.Duration
+	timeout func() time.Duration
 }
 
 // within makes one call with the deadline.
@@ -25,22 +25,22 @@ func within[T any](ctx context.Context, timeout time.Duration, ask func(context.
 
 // LoadBefore implements Storage.
 func (t timely) LoadBefore(ctx context.Context, oid OID, before TID) (Revision, error) {
-	return within(ctx, t.timeout, func(ctx context.Context) (Revision, error) { return t.Storage.LoadBefore(ctx, oid, before) })
+	return within(ctx, t.timeout(), func(ctx context.Context) (Revision, error) { return t.Storage.LoadBefore(ctx, oid, before) })
 }
 
 // LastTID implements Storage.
 func (t timely) LastTID(ctx context.Context) (TID, error) {
-	return within(ctx, t.timeout, t.Storage.LastTID)
+	return within(ctx, t.timeout(), t.Storage.LastTID)
 }
 
 // NewOIDs implements Storage.
 func (t timely) NewOIDs(ctx context.Context, n int) ([]OID, error) {
-	return within(ctx, t.timeout, func(ctx context.Context) ([]OID, error) { return t.Storage.NewOIDs(ctx, n) })
+	return within(ctx, t.timeout(), func(ctx context.Context) ([]OID, error) { return t.Storage.NewOIDs(ctx, n) })
 }
 
 // Iterate implements Storage.
 func (t timely) Iterate(ctx context.Context, from, through TID) iter.Seq2[*Transaction, error] {
-	return stepwise(ctx, t.timeout, func(ctx context.Context, watch *stepWatch) iter.Seq2[*Transaction, error] {
+	return stepwise(ctx, t.timeout(), func(ctx context.Context, watch *stepWatch) iter.Seq2[*Transaction, error] {
 		return func(yield func(*Transaction, error) bool) {
 			for txn, err := range t.Storage.Iterate(ctx, from, through) {
 				if err == nil {

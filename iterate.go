@@ -188,7 +188,7 @@ func (m *Mirror) currentFromOne(ctx context.Context, v *view, from OID, yield fu
 		}
 		return true, nil
 	}
-	for r, err := range stepwise(ctx, m.cfg.Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
+	for r, err := range stepwise(ctx, m.tuned().Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
 		return ri.CurrentRecords(ctx, from)
 	}) {
 		if err != nil {

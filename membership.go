@@ -32,10 +32,13 @@ type Membership struct {
 	Unpacked []string `json:"unpacked,omitempty"`
 	// Damaged names the backends that a verification found to be wrong: they are
 	// compared as a whole before they are taken back.
-	Damaged []string    `json:"damaged,omitempty"`
-	Lock    *RecordLock `json:"lock,omitempty"` // rule V6; never changed in place
-	Reason  string      `json:"reason"`
-	Time    time.Time   `json:"time"`
+	Damaged []string `json:"damaged,omitempty"`
+	// New names the members that no recovery has compared yet: they are compared as a
+	// whole, too.
+	New    []string    `json:"new,omitempty"`
+	Lock   *RecordLock `json:"lock,omitempty"` // rule V6; never changed in place
+	Reason string      `json:"reason"`
+	Time   time.Time   `json:"time"`
 }
 
 // RecordLock says who is packing. A front-end that is alone removes what its dead
@@ -54,10 +57,25 @@ func (m Membership) next(now time.Time, reason string) Membership {
 	m.Disabled = slices.Clone(m.Disabled)
 	m.Unpacked = slices.Clone(m.Unpacked)
 	m.Damaged = slices.Clone(m.Damaged)
+	m.New = slices.Clone(m.New)
 	m.Joining = ""
 	m.Reason = reason
 	m.Time = now.UTC()
 	return m
+}
+
+// fit makes names the members. What the record does not know is new, and nothing about
+// it is trusted.
+func (m *Membership) fit(names []string) {
+	for _, name := range names {
+		if !slices.Contains(m.Members, name) && !slices.Contains(m.New, name) {
+			m.New = append(m.New, name)
+		}
+	}
+	m.New = slices.DeleteFunc(m.New, func(name string) bool {
+		return !slices.Contains(names, name) || slices.Contains(m.InSync, name)
+	})
+	m.Members = slices.Clone(names)
 }
 
 // uneven tells whether backends in sync may hold different old revisions and garbage.

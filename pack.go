@@ -288,7 +288,7 @@ func (m *Mirror) mostFirst(ctx context.Context, finders []*session) []*session {
 	count := make(map[*session]int64)
 	for _, s := range finders {
 		if sizer, err := Can[Sizer](s.storage); err == nil {
-			if n, err := within(ctx, m.cfg.Timeouts.Read, func(ctx context.Context) (int64, error) {
+			if n, err := within(ctx, m.tuned().Timeouts.Read, func(ctx context.Context) (int64, error) {
 				n, _, err := sizer.Size(ctx)
 				return n, err
 			}); err == nil {
@@ -404,7 +404,7 @@ func (p *packing) makeCut(ctx context.Context) error {
 	if started == 0 {
 		return nil
 	}
-	timer := time.NewTimer(m.cfg.Timeouts.PackSettle)
+	timer := time.NewTimer(m.tuned().Timeouts.PackSettle)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -491,7 +491,7 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 			continue
 		}
 		errs = gather(errs, &BackendError{Backend: s.b.cfg.Name, Op: "compare after pack", Err: lack})
-		if len(p.sessions)-len(c.lacks) >= max(m.cfg.WriteQuorum, m.cfg.StartQuorum) {
+		if len(p.sessions)-len(c.lacks) >= max(m.tuned().WriteQuorum, m.tuned().StartQuorum) {
 			m.fault(s, lack)
 		}
 	}

@@ -227,7 +227,7 @@ func walkCurrent(ctx context.Context, m *Mirror, sessions []*session, visit func
 		if err != nil {
 			return err
 		}
-		next, stop := iter.Pull2(stepwise(ctx, m.cfg.Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
+		next, stop := iter.Pull2(stepwise(ctx, m.tuned().Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
 			return ri.CurrentRecords(ctx, 0)
 		}))
 		defer stop()

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// BusyError says that a pack, a recovery or a verification is going on, with which
-// another one must not run (rule V6).
+// BusyError says that a pack, a recovery, a verification or a change of the
+// configuration is going on, with which another one must not run (rule V6).
 type BusyError struct {
 	Op     string // what was refused
-	Holder string // what is going on: "pack", or like "recovery of b1"
+	Holder string // what is going on: "pack", "change", or like "recovery of b1"
 	Reason string // how far it is, where that is known
 	Since  time.Time
 }
@@ -23,11 +23,13 @@ func (e *BusyError) Error() string {
 	return msg
 }
 
-// exclusion keeps packs apart from recoveries and verifications (V6): those run beside
-// each other, a pack runs alone. A pack that waits lets none of them begin, so that it
-// gets its turn. All fields are guarded by Mirror.mu.
+// exclusion keeps packs and changes of the configuration apart from each other, and from
+// recoveries and verifications (V6): those run beside each other, a pack or a change
+// runs alone. One that waits lets none of them begin, so that it gets its turn. All
+// fields are guarded by Mirror.mu.
 type exclusion struct {
 	pack    *PackProgress // replaced, never changed in place; nil: no pack runs or waits
+	change  *sharer       // nil: no change runs or waits
 	others  map[*sharer]bool
 	changed chan struct{} // closed when one of them ends; nil if nobody waits
 }
@@ -54,8 +56,11 @@ func (x *exclusion) wakeLocked() {
 	}
 }
 
-// packBusyLocked says that a pack is in the way, nil if none is.
+// packBusyLocked says that a pack or a change is in the way, nil if none is.
 func (x *exclusion) packBusyLocked(op string) *BusyError {
+	if x.change != nil {
+		return &BusyError{Op: op, Holder: x.change.what, Since: x.change.since}
+	}
 	if x.pack == nil {
 		return nil
 	}
@@ -91,7 +96,7 @@ func (x *exclusion) exclusive(ctx context.Context, m *Mirror, progress *PackProg
 			return busy
 		}
 		mine := false
-		if x.pack == nil { // announce it
+		if x.pack == nil && x.change == nil { // announce it
 			waiting := *progress
 			waiting.Reason = "a " + busy.Holder
 			x.pack, mine = &waiting, true
@@ -105,6 +110,51 @@ func (x *exclusion) exclusive(ctx context.Context, m *Mirror, progress *PackProg
 			x.wakeLocked()
 			return err
 		}
+	}
+}
+
+// beginChange begins a change of the configuration, as exclusive does a pack. While it
+// waits for others than a pack it calls hurry, with Mirror.mu held.
+func (x *exclusion) beginChange(ctx context.Context, m *Mirror, noWait bool, hurry func()) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	me := &sharer{what: "change", since: m.now()}
+	for {
+		busy := x.packBusyLocked("change")
+		if busy == nil {
+			busy = x.othersBusyLocked("change")
+		}
+		if busy == nil {
+			x.change = me
+			return nil
+		}
+		if noWait {
+			return busy
+		}
+		mine := x.pack == nil && x.change == nil
+		if mine {
+			x.change = me
+			hurry()
+		}
+		err := x.awaitLocked(ctx, m)
+		if mine {
+			x.change = nil
+		}
+		if err != nil {
+			x.wakeLocked()
+			return err
+		}
+	}
+}
+
+// endChange ends a change and lets the others begin.
+func (x *exclusion) endChange(m *Mirror) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x.change = nil
+	x.wakeLocked()
+	for _, b := range m.backends {
+		b.wake()
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 // Lock order: the commit slot, then mu. No backend, register, logger or callback is
 // called with mu held.
 type Mirror struct {
-	cfg      Config // immutable after Open, with all defaults
+	cfg      Config // immutable after Open, with all defaults; see tuned for what Change changes
 	register Register
 	closeReg func() error
 
@@ -28,7 +28,10 @@ type Mirror struct {
 	watchers watchers
 	timers   sync.Pool // of *time.Timer, for rounds
 	events   eventQueue
-	backends []*backend // in configured order; the slice is immutable
+	// backends are in configured order. The slice is replaced, never changed, with the
+	// commit slot and mu held, so that either is enough to read it.
+	backends []*backend
+	tuning   atomic.Pointer[tuning] // replaced with the commit slot held
 
 	// commit is the commit slot: one slot, held from choosing a tid to the
 	// acknowledgement (rule C1), and for every other change of the record or of
@@ -102,14 +105,12 @@ func Open(ctx context.Context, cfg Config) (*Mirror, error) {
 	}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.view.Store(&view{})
+	m.tuning.Store(m.cfg.tuning())
 	m.tids.m, m.oids.m = m, m
 	m.oids.slot = make(chan struct{}, 1)
 	m.events.init(m)
-	for i, b := range m.cfg.Backends {
-		m.backends = append(m.backends, &backend{
-			cfg: b, index: i, since: m.cfg.Clock(), droppedAt: -1, reason: "not opened yet",
-			kick: make(chan struct{}, 1), requests: make(chan *recoverRequest),
-		})
+	for _, b := range m.cfg.Backends {
+		m.backends = append(m.backends, newBackend(b, m.now(), "not opened yet"))
 	}
 	m.register = m.cfg.Membership
 	if m.cfg.StateDir != "" {
@@ -123,7 +124,7 @@ func Open(ctx context.Context, cfg Config) (*Mirror, error) {
 		return nil, errors.Join(err, m.Close())
 	}
 	for _, b := range m.backends {
-		m.run(func() { m.supervise(b) })
+		m.run(b.supervised(m))
 	}
 	return m, nil
 }
@@ -160,7 +161,7 @@ func (m *Mirror) Close() error {
 		}
 	}
 	wg.Wait()
-	if !m.routines.wait(m.cfg.Timeouts.Open) {
+	if !m.routines.wait(m.tuned().Timeouts.Open) {
 		errs = gather(errs, fmt.Errorf("a call to a backend hangs: %w", context.DeadlineExceeded))
 	}
 	m.watchers.close()

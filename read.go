@@ -21,7 +21,7 @@ func (m *Mirror) first(v *view) int {
 	if n == 1 {
 		return 0
 	}
-	switch m.cfg.ReadPolicy {
+	switch m.tuned().ReadPolicy {
 	case PrimaryFirst:
 		return 0
 	case LeastLatency:
@@ -157,9 +157,9 @@ func (m *Mirror) closing() bool { return m.ctx.Err() != nil }
 // call makes one call with the read deadline, and counts it. It is timed if the
 // policy wants to know, else now and then.
 func call[T any](ctx context.Context, m *Mirror, s *session, ask func(context.Context, *session) (T, error)) (T, error) {
-	rc := lazyContext{Context: ctx, timeout: m.cfg.Timeouts.Read}
+	rc := lazyContext{Context: ctx, timeout: m.tuned().Timeouts.Read}
 	n := s.b.loads.Add(1)
-	if m.cfg.ReadPolicy != LeastLatency && n%latencySample != 0 {
+	if m.tuned().ReadPolicy != LeastLatency && n%latencySample != 0 {
 		value, err := ask(&rc, s)
 		rc.end()
 		return value, err
@@ -228,11 +228,11 @@ func (m *Mirror) UndoLog(ctx context.Context, skip, limit int, match func(TxnInf
 		// for the way from one transaction to the next.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		timer := time.AfterFunc(m.cfg.Timeouts.Read, cancel)
+		timer := time.AfterFunc(m.tuned().Timeouts.Read, cancel)
 		defer timer.Stop()
 		return u.UndoLog(ctx, skip, limit, func(i TxnInfo) bool {
 			timer.Stop()
-			defer timer.Reset(m.cfg.Timeouts.Read)
+			defer timer.Reset(m.tuned().Timeouts.Read)
 			return i.TID <= v.last && i.TID > TID(m.horizon.Load()) && (match == nil || match(i))
 		})
 	})

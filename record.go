@@ -17,6 +17,15 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 	if !m.packHasCut { // the reply to its cut, or to its end, was lost
 		next.Lock = nil
 	}
+	// If the change was one of the configuration, it has not come into force.
+	m.mu.Lock()
+	for _, b := range m.backends {
+		if name := b.cfg.Name; b.state == StateDisabled && !slices.Contains(next.Disabled, name) {
+			next.Disabled = append(next.Disabled, name)
+		}
+	}
+	m.mu.Unlock()
+	next.fit(m.names())
 	if err := m.setRecord(ctx, next); err != nil {
 		return err
 	}
@@ -26,7 +35,7 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 
 // loadRecord reads the record, within the register's deadline.
 func (m *Mirror) loadRecord(ctx context.Context) (Membership, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Register)
+	ctx, cancel := context.WithTimeout(ctx, m.tuned().Timeouts.Register)
 	defer cancel()
 	record, err := m.register.Load(ctx)
 	if err != nil {
@@ -59,7 +68,7 @@ func (m *Mirror) adopt(reason string) {
 
 // setRecord stores next and relies on it only when that is certain.
 func (m *Mirror) setRecord(ctx context.Context, next Membership) error {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timeouts.Register)
+	ctx, cancel := context.WithTimeout(ctx, m.tuned().Timeouts.Register)
 	defer cancel()
 	if err := m.register.CompareAndSet(ctx, next); err != nil {
 		// It may have been stored, or be stored later (M4).

@@ -104,11 +104,11 @@ func (m *Mirror) RecoverWith(ctx context.Context, name string, opts RecoverOptio
 	}
 }
 
-// awaitPack waits until no pack is in the way.
+// awaitPack waits until no pack, and no change of the configuration, is in the way.
 func (m *Mirror) awaitPack(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.exclusion.pack != nil {
+	for m.exclusion.packBusyLocked("recover") != nil {
 		if err := m.exclusion.awaitLocked(ctx, m); err != nil {
 			return err
 		}
@@ -123,6 +123,8 @@ func (m *Mirror) requestRecovery(ctx context.Context, b *backend, opts RecoverOp
 	case b.requests <- r:
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-b.left:
+		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %q was taken out", b.cfg.Name)}
 	case <-m.ctx.Done():
 		return ErrClosed
 	}
@@ -184,13 +186,13 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		return err
 	}
 	defer m.exclusion.leave(m, shared)
-	if b.state == StateDisabled && !asked || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
+	if b.hasLeft() || b.state == StateDisabled && !asked || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
 		state := b.state
 		m.mu.Unlock()
 		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %s is %v", b.cfg.Name, state)}
 	}
 	b.cancelRecovery = cancel
-	opts.Full = opts.Full || slices.Contains(m.shown.Damaged, b.cfg.Name)
+	opts.Full = opts.Full || slices.Contains(m.shown.Damaged, b.cfg.Name) || slices.Contains(m.shown.New, b.cfg.Name)
 	b.recovery = &RecoveryProgress{Backend: b.cfg.Name, Phase: PhaseCompare, Started: m.now(), TransactionsToDo: -1, BytesToDo: -1}
 	m.mu.Unlock()
 	r := &recovery{m: m, b: b, target: s, opts: opts}
@@ -237,7 +239,7 @@ func (r *recovery) run(ctx context.Context) error {
 	for {
 		through := r.m.view.Load().last
 		r.count(ctx, through)
-		n, err := r.copyThrough(ctx, through, r.m.cfg.Timeouts.Vote)
+		n, err := r.copyThrough(ctx, through, r.m.tuned().Timeouts.Vote)
 		if err != nil {
 			return err
 		}
@@ -337,7 +339,7 @@ func (r *recovery) rollback(ctx context.Context, c common) (common, error) {
 		return c, err
 	}
 	r.m.cfg.Logger.Warn("cutting off transactions", "backend", r.b.cfg.Name, "after", c.last, "first", c.first, "last", end, "count", c.extra)
-	_, err = within(ctx, r.m.cfg.Timeouts.Vote, func(ctx context.Context) (struct{}, error) {
+	_, err = within(ctx, r.m.tuned().Timeouts.Vote, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, truncater.TruncateAfter(ctx, c.last, end)
 	})
 	return c, err
@@ -401,7 +403,7 @@ func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 	r.progress(true, func(p *RecoveryProgress) { p.Phase, p.Target = PhaseJoin, last })
 	// On the target's worker: if it hangs, commits wait for one deadline.
 	_, err = onWorker(ctx, m, "join", r.target, func(ctx context.Context) (int, error) {
-		return r.copyThrough(ctx, last, m.cfg.Timeouts.Vote)
+		return r.copyThrough(ctx, last, m.tuned().Timeouts.Vote)
 	})
 	if err != nil {
 		return false, err
@@ -453,6 +455,7 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 		next.Unpacked = append(next.Unpacked, name)
 	}
 	next.Damaged = slices.DeleteFunc(next.Damaged, func(n string) bool { return n == name })
+	next.New = slices.DeleteFunc(next.New, func(n string) bool { return n == name })
 	next.PackHorizon = max(next.PackHorizon, r.found.targetHorizon)
 	if !slices.Contains(next.InSync, name) {
 		next.InSync = append(next.InSync, name)

@@ -62,7 +62,7 @@ func (m *Mirror) resolve(ctx context.Context) error {
 // one that does not obey its context, costs a deadline and no more. A failure is a
 // fault of s, unless the caller gave up.
 func onWorker[T any](ctx context.Context, m *Mirror, op string, s *session, fn func(context.Context) (T, error)) (T, error) {
-	r := round(ctx, m, op, []*session{s}, m.cfg.Timeouts.Vote,
+	r := round(ctx, m, op, []*session{s}, m.tuned().Timeouts.Vote,
 		func(ctx context.Context, _ int, _ *session) (T, error) { return fn(ctx) }, nil)[0]
 	if r.err != nil && ctx.Err() == nil && Classify(r.err) == ClassFailure && !isA[*iterationError](r.err) {
 		m.fault(s, r.err)
@@ -124,7 +124,7 @@ func (m *Mirror) resolveOnce(ctx context.Context) (done bool, err error) {
 // floor is how many backends must stay in the record (S2). A record that names fewer
 // than StartQuorum, after a first or a forced start, keeps those.
 func (m *Mirror) floor() int {
-	return max(1, min(m.cfg.StartQuorum, len(m.record.InSync)))
+	return max(1, min(m.tuned().StartQuorum, len(m.record.InSync)))
 }
 
 // holdsAll makes sure that some backend that answers has all that clients have seen
@@ -187,7 +187,7 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 	}
 	late := func(t tail) { t.voter.txn.Abort(context.WithoutCancel(ctx)) }
 	for _, s := range sessions {
-		r := round(ctx, m, "lock", []*session{s}, m.cfg.Timeouts.Vote, lock, late)[0]
+		r := round(ctx, m, "lock", []*session{s}, m.tuned().Timeouts.Vote, lock, late)[0]
 		switch {
 		case r.err == nil:
 			tails = append(tails, r.value)

@@ -104,7 +104,7 @@ func (m *Mirror) restart(ctx context.Context) error {
 
 // restartFrom writes next, makes its backends equal and serves them.
 func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
-	next.Members = m.names()
+	names := m.names()
 	if l := next.Lock; l != nil { // this front-end is alone, so its holder is dead
 		m.cfg.Logger.Warn("a pack was interrupted; pack again", "holder", l.Holder, "reason", l.Reason, "since", l.Since)
 		next.Reason += fmt.Sprintf("; %s by %s since %s was interrupted", l.Reason, l.Holder, l.Since.Format(time.RFC3339))
@@ -113,7 +113,8 @@ func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 	// A backend that is not configured any more takes no part in commits, so the
 	// record must not call it in sync.
 	floor, before := m.floor(), len(next.InSync)
-	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return !slices.Contains(next.Members, name) })
+	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return !slices.Contains(names, name) })
+	next.fit(names)
 	if len(next.InSync) == 0 || len(next.InSync) < floor && len(next.InSync) < before {
 		return m.startError(ctx, &UnavailableError{InSync: len(next.InSync), Need: floor})
 	}
@@ -293,7 +294,7 @@ func (m *Mirror) sameSize(ctx context.Context, sessions ...*session) bool {
 	var counts []int64
 	for _, s := range sessions {
 		if sizer, err := Can[Sizer](s.storage); err == nil {
-			if n, err := within(ctx, m.cfg.Timeouts.Read, func(ctx context.Context) (int64, error) {
+			if n, err := within(ctx, m.tuned().Timeouts.Read, func(ctx context.Context) (int64, error) {
 				n, _, err := sizer.Size(ctx)
 				return n, err
 			}); err == nil {

@@ -59,6 +59,8 @@ const (
 	EventRecovery EventKind = "recovery"
 	// EventPack is the progress of a pack.
 	EventPack EventKind = "pack"
+	// EventChange is a change of the configuration, by Change; Reason is the difference.
+	EventChange EventKind = "change"
 )
 
 // Event is something that happened to a mirror. Events are the only source of the
@@ -88,6 +90,8 @@ func (e Event) String() string {
 		return fmt.Sprintf("backend %s: %v", e.Backend, e.Recovery)
 	case EventPack:
 		return e.Pack.String()
+	case EventChange:
+		return "configuration changed: " + e.Reason
 	}
 	return fmt.Sprintf("backend %s: %v -> %v (%s)", e.Backend, e.From, e.To, e.Reason)
 }
@@ -98,6 +102,8 @@ func (e Event) log(l *slog.Logger) {
 	switch e.Kind {
 	case EventMembership:
 		l.Info("membership changed", "epoch", e.Epoch, "in_sync", e.InSync, "reason", e.Reason)
+	case EventChange:
+		l.Info("configuration changed", "difference", e.Reason, "mirror", e.Condition.String())
 	case EventState:
 		level := slog.LevelInfo
 		if e.From == StateInSync {
@@ -181,7 +187,7 @@ func (m *Mirror) Status() Status {
 		Name:        m.cfg.Name,
 		Condition:   m.conditionLocked(),
 		LastTID:     last,
-		WriteQuorum: m.cfg.WriteQuorum,
+		WriteQuorum: m.tuned().WriteQuorum,
 		Membership:  m.shown.next(m.shown.Time, m.shown.Reason), // a copy that shares nothing
 	}
 	s.Membership.Epoch = m.shown.Epoch
@@ -242,5 +248,5 @@ func (m *Mirror) conditionLocked() Condition {
 	for i, b := range m.backends {
 		states[i] = b.state
 	}
-	return condition(states, m.cfg.WriteQuorum, m.stopped != nil)
+	return condition(states, m.tuned().WriteQuorum, m.stopped != nil)
 }

@@ -8,8 +8,23 @@ import (
 	"time"
 )
 
-// supervise is the goroutine of one backend: whatever its state, it does what leads
-// out of it. It ends when the mirror closes.
+// supervised is the goroutine of one backend. It ends when the mirror closes or the
+// backend leaves it.
+func (b *backend) supervised(m *Mirror) func() {
+	return func() {
+		defer close(b.ended)
+		if b.replaces != nil {
+			<-b.replaces.ended // its waits have bounds
+			b.replaces = nil
+		}
+		m.supervise(b)
+		if b.hasLeft() {
+			m.closeBackend(b)
+		}
+	}
+}
+
+// supervise does, whatever the state of b, what leads out of it.
 //
 //	suspect     close the storage; take it out of the record, or, where the mirror
 //	            cannot do without it, open it again and see whether it is complete
@@ -18,7 +33,7 @@ import (
 //	in sync     settle what is in doubt, if anything is
 func (m *Mirror) supervise(b *backend) {
 	var pause time.Duration
-	for m.ctx.Err() == nil {
+	for m.ctx.Err() == nil && !b.hasLeft() {
 		select {
 		case <-b.kick: // what it tells of is looked at now
 		default:
@@ -66,6 +81,7 @@ func (m *Mirror) idle(b *backend, pause time.Duration) {
 	case <-after:
 	case r := <-b.requests:
 		r.done <- m.serve(r, b)
+	case <-b.left:
 	case <-m.ctx.Done():
 	}
 }
@@ -213,14 +229,14 @@ func (m *Mirror) Disable(ctx context.Context, name, reason string) error {
 		next.Disabled = append(next.Disabled, name)
 	}
 	// An operator who settles a contradiction chooses between copies.
-	quorum, settles := m.cfg.WriteQuorum, false
+	quorum, settles := m.tuned().WriteQuorum, false
 	if stopped != nil {
 		if _, settles = stopped.Answers[name]; settles {
 			quorum = 1
 		}
 	}
 	if slices.Contains(m.record.InSync, name) {
-		if err := m.checkStaying(ctx, b, quorum); err != nil {
+		if err := m.checkStaying(ctx, []*backend{b}, quorum); err != nil {
 			return err
 		}
 	}
@@ -246,9 +262,9 @@ func (m *Mirror) Disable(ctx context.Context, name, reason string) error {
 
 // checkStaying makes sure, under their locks, that enough others answer and are
 // equal (C4, M2).
-func (m *Mirror) checkStaying(ctx context.Context, leaving *backend, quorum int) error {
+func (m *Mirror) checkStaying(ctx context.Context, leaving []*backend, quorum int) error {
 	live, _ := m.members()
-	live = slices.DeleteFunc(live, func(s *session) bool { return s.b == leaving })
+	live = slices.DeleteFunc(live, func(s *session) bool { return slices.Contains(leaving, s.b) })
 	tails, failed := m.lockAll(ctx, live)
 	voters := make([]voter, 0, len(tails))
 	last := m.view.Load().last
@@ -269,6 +285,8 @@ func (m *Mirror) checkStaying(ctx context.Context, leaving *backend, quorum int)
 }
 
 func (m *Mirror) backendNamed(name string) *backend {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, b := range m.backends {
 		if b.cfg.Name == name {
 			return b

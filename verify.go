@@ -259,7 +259,7 @@ func (v *verification) degrade(ctx context.Context) error {
 			wrong = append(wrong, x)
 		}
 	}
-	if len(wrong) == 0 || len(v.sides)-len(wrong) < max(m.cfg.WriteQuorum, m.cfg.StartQuorum) {
+	if len(wrong) == 0 || len(v.sides)-len(wrong) < max(m.tuned().WriteQuorum, m.tuned().StartQuorum) {
 		return nil
 	}
 	if err := m.lockCommit(ctx); err != nil {
