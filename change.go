@@ -308,11 +308,7 @@ func (p *changePlan) record(now Membership, t time.Time) Membership {
 	for _, list := range []*[]string{&next.Members, &next.InSync, &next.Disabled, &next.Unpacked, &next.Damaged, &next.New} {
 		*list = slices.DeleteFunc(*list, gone)
 	}
-	names := make([]string, len(p.backends))
-	for i, b := range p.backends {
-		names[i] = b.cfg.Name
-	}
-	next.fit(names)
+	next.fit(p.backends)
 	return next
 }
 

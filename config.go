@@ -72,6 +72,11 @@ type Backend struct {
 	// Open opens the storage. It is called at start-up and after each failure, when
 	// the earlier storage has been closed, with a deadline.
 	Open func(context.Context) (Storage, error)
+	// Identity, if it is not empty, tells this storage from another one of the same
+	// name: a path, an address. At a start a backend whose identity is not the one that
+	// the record has is not trusted, and recovered, as long as another one in sync is
+	// as the record has it.
+	Identity string
 }
 
 // Timeouts bound what a mirror waits for. A backend that exceeds one is dropped.

@@ -12,6 +12,7 @@ package raidstorage
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,10 +36,12 @@ type Membership struct {
 	Damaged []string `json:"damaged,omitempty"`
 	// New names the members that no recovery has compared yet: they are compared as a
 	// whole, too.
-	New    []string    `json:"new,omitempty"`
-	Lock   *RecordLock `json:"lock,omitempty"` // rule V6; never changed in place
-	Reason string      `json:"reason"`
-	Time   time.Time   `json:"time"`
+	New []string `json:"new,omitempty"`
+	// Identities are Backend.Identity of the members that have one.
+	Identities map[string]string `json:"identities,omitempty"`
+	Lock       *RecordLock       `json:"lock,omitempty"` // rule V6; never changed in place
+	Reason     string            `json:"reason"`
+	Time       time.Time         `json:"time"`
 }
 
 // RecordLock says who is packing. A front-end that is alone removes what its dead
@@ -58,16 +61,27 @@ func (m Membership) next(now time.Time, reason string) Membership {
 	m.Unpacked = slices.Clone(m.Unpacked)
 	m.Damaged = slices.Clone(m.Damaged)
 	m.New = slices.Clone(m.New)
+	m.Identities = maps.Clone(m.Identities)
 	m.Joining = ""
 	m.Reason = reason
 	m.Time = now.UTC()
 	return m
 }
 
-// fit makes names the members. What the record does not know is new, and nothing about
-// it is trusted.
-func (m *Membership) fit(names []string) {
-	for _, name := range names {
+// fit makes backends the members. What the record does not know is new, and nothing
+// about it is trusted.
+func (m *Membership) fit(backends []*backend) {
+	names := make([]string, len(backends))
+	m.Identities = nil
+	for i, b := range backends {
+		name := b.cfg.Name
+		names[i] = name
+		if b.cfg.Identity != "" {
+			if m.Identities == nil {
+				m.Identities = make(map[string]string)
+			}
+			m.Identities[name] = b.cfg.Identity
+		}
 		if !slices.Contains(m.Members, name) && !slices.Contains(m.New, name) {
 			m.New = append(m.New, name)
 		}
@@ -75,7 +89,7 @@ func (m *Membership) fit(names []string) {
 	m.New = slices.DeleteFunc(m.New, func(name string) bool {
 		return !slices.Contains(names, name) || slices.Contains(m.InSync, name)
 	})
-	m.Members = slices.Clone(names)
+	m.Members = names
 }
 
 // uneven tells whether backends in sync may hold different old revisions and garbage.

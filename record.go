@@ -25,7 +25,7 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 		}
 	}
 	m.mu.Unlock()
-	next.fit(m.names())
+	next.fit(m.backends)
 	if err := m.setRecord(ctx, next); err != nil {
 		return err
 	}

@@ -90,16 +90,20 @@ func (m *Mirror) openAll(ctx context.Context) {
 
 // restart goes by the record, or, where that is refused, by what the operator forces.
 func (m *Mirror) restart(ctx context.Context) error {
-	err := m.restartFrom(ctx, m.record.next(m.now(), "start"))
+	next := m.record.next(m.now(), "start")
+	err := m.distrust(ctx, &next)
+	if err == nil {
+		err = m.restartFrom(ctx, next)
+	}
 	if !isA[*StartError](err) || len(m.cfg.Force) == 0 {
 		return err
 	}
-	next, refused := m.forced(err)
+	forced, refused := m.forced(err)
 	if refused != nil {
 		return refused
 	}
-	m.cfg.Logger.Warn("start is forced", "trusted", next.InSync, "in_sync", m.record.InSync, "epoch", next.Epoch, "err", err)
-	return m.restartFrom(ctx, next)
+	m.cfg.Logger.Warn("start is forced", "trusted", forced.InSync, "in_sync", m.record.InSync, "epoch", forced.Epoch, "err", err)
+	return m.restartFrom(ctx, forced)
 }
 
 // restartFrom writes next, makes its backends equal and serves them.
@@ -114,7 +118,7 @@ func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 	// record must not call it in sync.
 	floor, before := m.floor(), len(next.InSync)
 	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return !slices.Contains(names, name) })
-	next.fit(names)
+	next.fit(m.backends)
 	if len(next.InSync) == 0 || len(next.InSync) < floor && len(next.InSync) < before {
 		return m.startError(ctx, &UnavailableError{InSync: len(next.InSync), Need: floor})
 	}
@@ -124,6 +128,33 @@ func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 	}
 	if err := m.resolve(ctx); err != nil {
 		return m.startError(ctx, err)
+	}
+	return nil
+}
+
+// distrust takes those out of next.InSync whose storage is another one than the record
+// knows, unless all are: a database may move.
+func (m *Mirror) distrust(ctx context.Context, next *Membership) error {
+	var strangers []string
+	for _, b := range m.backends {
+		name, known := b.cfg.Name, m.record.Identities[b.cfg.Name]
+		if slices.Contains(next.InSync, name) && known != "" && b.cfg.Identity != "" && known != b.cfg.Identity {
+			strangers = append(strangers, name)
+			next.Reason += fmt.Sprintf("; %s is %s, and was %s", name, b.cfg.Identity, known)
+		}
+	}
+	if len(strangers) == 0 {
+		return nil
+	}
+	m.cfg.Logger.Warn("backends have other storages than the record knows", "backends", strangers, "reason", next.Reason)
+	if len(strangers) == len(next.InSync) {
+		return nil
+	}
+	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return slices.Contains(strangers, name) })
+	next.New = append(next.New, strangers...)
+	if need := m.floor(); len(next.InSync) < need {
+		return m.startError(ctx, &UnavailableError{InSync: len(next.InSync), Need: need,
+			Err: fmt.Errorf("other storages than the record knows: %s", next.Reason)})
 	}
 	return nil
 }
@@ -202,7 +233,8 @@ func (m *Mirror) firstStart(ctx context.Context) error {
 			Hint: "at the first start all backends must be reachable; or name the one to start from in Force"}
 	}
 	next := Membership{Mirror: newMirrorID()}.next(m.now(), "first start")
-	next.Members = m.names()
+	next.Members = m.names() // none of them is new: they are compared here
+	next.fit(m.backends)
 	equal := make([]bool, len(m.backends))
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i, b := range m.backends {
