@@ -21,7 +21,8 @@ type world struct {
 	t   *testing.T
 	mem *memories
 	reg *faultyRegister
-	cfg raidstorage.Config // what every mirror of this world is opened with
+	cfg raidstorage.Config    // what every mirror of this world is opened with
+	all []raidstorage.Backend // in tests of changes: those to choose from
 
 	mu     sync.Mutex // guards the fields below
 	opened map[string]*storagetest.FaultyStorage
@@ -196,12 +197,15 @@ func (w *world) wantEqual(names ...string) []storagetest.LogTransaction {
 }
 
 // log returns the whole log of a backend's disk.
-func (w *world) log(name string) []storagetest.LogTransaction {
+func (w *world) log(backend string) []storagetest.LogTransaction {
 	w.t.Helper()
-	i := slices.IndexFunc(w.cfg.Backends, func(b raidstorage.Backend) bool { return b.Name == name })
+	i := 0
+	for name(i) != backend {
+		i++
+	}
 	log, err := storagetest.Log(context.Background(), w.mem.stores[i].Another("log"))
 	if err != nil {
-		w.t.Fatalf("log of %s: %v", name, err)
+		w.t.Fatalf("log of %s: %v", backend, err)
 	}
 	return log
 }
@@ -251,6 +255,7 @@ const (
 	registerFails               // nothing is stored, the caller gets an error
 	registerLosesReply
 	registerIsLate // the caller gets an error, and deliver stores it later
+	registerDies   // it is stored, and nothing answers from then on
 )
 
 var errRegister = errors.New("the register does not answer")
@@ -300,6 +305,9 @@ func (r *faultyRegister) CompareAndSet(ctx context.Context, next raidstorage.Mem
 		what = r.fault(next)
 	}
 	switch {
+	case what == registerDies && !r.dead:
+		r.dead = true
+		return errors.Join(r.inner.CompareAndSet(ctx, next), errRegister)
 	case r.dead || what == registerFails:
 		return errRegister
 	case what == registerIsLate:
