@@ -22,7 +22,8 @@ var (
 // propDisk is a database that outlives the mirrors over it, and what is wrong with
 // it.
 type propDisk struct {
-	name string
+	name    string
+	version int // of the disks with this name
 
 	mu        sync.Mutex // guards the fields below
 	store     *memstorage.Storage
@@ -32,6 +33,8 @@ type propDisk struct {
 	sticky    []storagetest.Fault // injected into each handle
 	next      []storagetest.Fault // injected into the next handle only
 }
+
+func (d *propDisk) identity() string { return fmt.Sprintf("%s#%d", d.name, d.version) }
 
 // propGen is one life of a mirror: kill ends it, as the death of its process does.
 // Nothing that it still does has any effect then.
@@ -219,6 +222,9 @@ type propRegister struct {
 	faults []*propRegFault
 	late   []propLate
 	down   bool
+	// onChange is called before a change of the configuration is stored, and tells
+	// whether it is.
+	onChange func() bool
 }
 
 // propLate is a change that is still on its way.
@@ -323,6 +329,15 @@ func (l propLink) Load(ctx context.Context) (m raidstorage.Membership, err error
 
 // CompareAndSet implements raidstorage.Register.
 func (l propLink) CompareAndSet(ctx context.Context, next raidstorage.Membership) error {
+	l.r.mu.Lock()
+	onChange := l.r.onChange
+	l.r.mu.Unlock()
+	if onChange != nil && isChange(next) && !l.g.killed() {
+		if onChange() {
+			return errors.Join(l.r.inner.CompareAndSet(ctx, next), errPropDead)
+		}
+		return errPropDead
+	}
 	return l.do(ctx, "cas", func() error { return l.r.inner.CompareAndSet(ctx, next) }, func(after int) {
 		l.r.mu.Lock()
 		defer l.r.mu.Unlock()

@@ -58,6 +58,12 @@ func (r *propRun) play(steps []propStep) {
 		if r.m == nil && rng.IntN(8) > 0 {
 			r.start()
 		}
+		if r.lies.changes && rng.IntN(5) == 0 {
+			r.note("%d:", step.n)
+			propChangeSteps[rng.IntN(len(propChangeSteps))](r, rng)
+			r.look()
+			continue
+		}
 		pick := rng.IntN(total)
 		for _, s := range propSteps {
 			if pick -= s.weight; pick < 0 {
@@ -265,7 +271,7 @@ func (r *propRun) replace(rng *rand.Rand) {
 }
 
 func (r *propRun) healAll() {
-	for _, d := range r.disks {
+	for _, d := range r.every() {
 		r.gen.heal(d)
 	}
 	r.reg.heal()
@@ -419,7 +425,7 @@ func (r *propRun) endAll() {
 		r.crash()
 	}
 	for _, g := range r.gens {
-		for _, d := range r.disks {
+		for _, d := range r.every() {
 			g.heal(d)
 		}
 	}

@@ -40,17 +40,22 @@ type propLies struct {
 	register func(raidstorage.Register) raidstorage.Register
 	backend  func(raidstorage.Storage) raidstorage.Storage
 	logs     bool // no lie: the mirror's log goes into the trace
+	changes  bool // no lie: the configuration is changed as well
 	alone    bool // no lie: no other history is played, so that stacks are of this one
 }
 
 // propRun carries out one history. It belongs to one goroutine.
 type propRun struct {
-	seed  uint64
-	cfg   raidstorage.Config // without Backends and Membership
-	disks []*propDisk
-	reg   *propRegister
-	model *propModel
-	lies  propLies
+	seed     uint64
+	cfg      raidstorage.Config // without Backends and Membership
+	disks    []*propDisk        // configured
+	spares   []*propDisk        // not configured
+	other    *propSetup         // the configuration that a crash has interrupted
+	past     []*propDisk        // that were configured under a name which another disk has now
+	versions int                // of disks
+	reg      *propRegister
+	model    *propModel
+	lies     propLies
 
 	gen  *propGen
 	gens []*propGen
@@ -98,6 +103,11 @@ func newPropRun(seed uint64, lies propLies) *propRun {
 	r := &propRun{seed: seed, model: newPropModel(), reg: &propRegister{}, lies: lies}
 	for i := range n {
 		r.disks = append(r.disks, &propDisk{name: name(i), store: memstorage.New(name(i))})
+	}
+	if lies.changes {
+		for i := range 2 {
+			r.spares = append(r.spares, &propDisk{name: name(n + i), store: memstorage.New(name(n + i))})
+		}
 	}
 	r.cfg = raidstorage.Config{
 		WriteQuorum: 1 + rng.IntN(n),
@@ -164,24 +174,19 @@ func (r *propRun) start() bool {
 	}
 	reachable := 0
 	for _, d := range r.disks {
-		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: d.name,
-			Open: func(ctx context.Context) (raidstorage.Storage, error) {
-				s, err := g.open(ctx, d)
-				if err == nil && r.lies.backend != nil {
-					s = r.lies.backend(s)
-				}
-				return s, err
-			}})
+		cfg.Backends = append(cfg.Backends, r.backendOn(g, d))
 	}
 	record, settled, clean := r.reg.record(), !r.reg.waiting(), r.clean()
 	need := r.cfg.StartQuorum
 	for _, d := range r.disks {
-		if !d.down && (record.Epoch == 0 || slices.Contains(record.InSync, d.name)) {
+		if !d.down && (record.Epoch == 0 || slices.Contains(record.InSync, d.name) && r.known(record, d)) {
 			reachable++
 		}
 	}
 	if record.Epoch == 0 {
 		need = len(r.disks)
+	} else if r.lies.changes { // a lower one was in force, or one is not trusted
+		need = max(1, min(need, len(record.InSync)))
 	}
 	r.gen, r.gens = g, append(r.gens, g)
 	m, err := raidstorage.Open(context.Background(), cfg)
@@ -210,6 +215,21 @@ func (r *propRun) start() bool {
 	return true
 }
 
+// backendOn is the configuration of a backend.
+func (r *propRun) backendOn(g *propGen, d *propDisk) raidstorage.Backend {
+	b := raidstorage.Backend{Name: d.name, Open: func(ctx context.Context) (raidstorage.Storage, error) {
+		s, err := g.open(ctx, d)
+		if err == nil && r.lies.backend != nil {
+			s = r.lies.backend(s)
+		}
+		return s, err
+	}}
+	if r.lies.changes {
+		b.Identity = d.identity()
+	}
+	return b
+}
+
 // clock is that of the mirror's machine, which may have been set between its lives.
 func (r *propRun) clock() func() time.Time {
 	rng := rand.New(rand.NewPCG(r.seed, uint64(r.started)))
@@ -219,6 +239,11 @@ func (r *propRun) clock() func() time.Time {
 	offset := time.Duration(rng.IntN(1200)-600) * time.Second
 	r.note("the clock is off by %v", offset)
 	return func() time.Time { return time.Now().Add(offset) }
+}
+
+// known tells whether the record means this disk, and not another one of its name.
+func (r *propRun) known(record raidstorage.Membership, d *propDisk) bool {
+	return !r.lies.changes || record.Identities[d.name] == d.identity()
 }
 
 // clean tells whether nothing is wrong but that disks are down.
@@ -264,7 +289,7 @@ func (r *propRun) look() {
 	record := r.reg.record()
 	logs := make(map[string][]propLogged)
 	for _, d := range r.disks {
-		if slices.Contains(record.InSync, d.name) {
+		if slices.Contains(record.InSync, d.name) && r.known(record, d) {
 			log, err := d.log()
 			if err != nil {
 				r.failf("log of %s: %w", d.name, err)

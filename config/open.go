@@ -214,7 +214,11 @@ func (m *Mirror) config(name string, logger *slog.Logger) (raidstorage.Config, e
 		if err != nil {
 			return cfg, err
 		}
-		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: v.Name, Open: open})
+		b := raidstorage.Backend{Name: v.Name, Open: open}
+		if _, memory := v.Kind.(*MemStorage); !memory {
+			b.Identity = describe(v)
+		}
+		cfg.Backends = append(cfg.Backends, b)
 	}
 	return cfg, nil
 }

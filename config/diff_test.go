@@ -1,0 +1,116 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/config"
+)
+
+// reloadFile is a configuration with the members and keys of its mirror, and more.
+func reloadFile(dir, mirror, more string) string {
+	text := "<zeo>\n address 127.0.0.1:0\n</zeo>\n<raidstorage main>\n state-dir " + filepath.Join(dir, "state") + "\n"
+	for line := range strings.SplitSeq(mirror, ";") {
+		line = strings.TrimSpace(line)
+		if n, ok := strings.CutPrefix(line, "file "); ok {
+			line = fmt.Sprintf("<filestorage %s>\n path %s\n</filestorage>", n[:1], filepath.Join(dir, strings.TrimSpace(n[1:])+".fs"))
+		}
+		text += line + "\n"
+	}
+	return text + "</raidstorage>\n" + more
+}
+
+func TestDiffTellsWhatChangesAndWhatCannot(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	old := "file 1 a; file 2 b"
+	for what, test := range map[string]struct {
+		mirror, more string
+		changes      []string
+		fixed        string
+	}{
+		"nothing":      {mirror: old},
+		"added":        {mirror: old + "; file 3 c", changes: []string{"add member 3: file DIR/c.fs"}},
+		"removed":      {mirror: "file 2 b", changes: []string{"remove member 1: file DIR/a.fs"}},
+		"replaced":     {mirror: "file 1 c; file 2 b", changes: []string{"replace member 1: file DIR/c.fs instead of file DIR/a.fs"}},
+		"order":        {mirror: "file 2 b; file 1 a", changes: []string{"order of members"}},
+		"quorum":       {mirror: old + "; write-quorum 2", changes: []string{"write-quorum: 2 instead of the default"}},
+		"policy":       {mirror: old + "; read-policy primary-first", changes: []string{"read-policy: primary first instead of round robin"}},
+		"timeouts":     {mirror: old + "; timeout 5s", changes: []string{"timeouts: open 5s, vote 5s, finish 5s, read 5s; 0s is the default"}},
+		"auto-recover": {mirror: old + "; auto-recover false", fixed: "storage main: auto-recover changes at a restart only"},
+		"storage":      {mirror: old, more: "<mappingstorage other/>\n", fixed: "storage other is added: what is served changes at a restart only"},
+		"log":          {mirror: old, more: "<eventlog>\n level debug\n</eventlog>\n", fixed: "eventlog: it changes at a restart only"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			d := config.Diff(load(t, reloadFile(dir, old, ""), nil), load(t, reloadFile(dir, test.mirror, test.more), nil))
+			for i := range d.Changes {
+				d.Changes[i] = strings.ReplaceAll(d.Changes[i], dir, "DIR")
+			}
+			if !slices.Equal(d.Changes, test.changes) || strings.Join(d.Fixed, "; ") != test.fixed {
+				t.Errorf("it tells %q and %q", d.Changes, d.Fixed)
+			}
+			if d.Empty() != (test.changes == nil && test.fixed == "") {
+				t.Errorf("Empty is %v", d.Empty())
+			}
+		})
+	}
+}
+
+func TestReloadIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	old := load(t, reloadFile(dir, "file 1 a; file 2 b", ""), nil)
+	o := open(t, old)
+	m := o.Mirrors["main"]
+	members := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, b := range m.Status().Backends {
+			got = append(got, b.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("members are %v, want %v", got, want)
+		}
+	}
+	invalid := load(t, reloadFile(dir, "file 1 a; file 2 b; file 3 c", "<mappingstorage other/>\n"), nil)
+	if _, err := o.Reload(t.Context(), old, invalid, nil, false); !isInvalid(err) || !strings.Contains(err.Error(), "storage other") {
+		t.Errorf("it says %v", err)
+	}
+	few := load(t, reloadFile(dir, "file 3 c; file 4 d", ""), nil)
+	var unavailable *raidstorage.UnavailableError
+	if _, err := o.Reload(t.Context(), old, few, nil, false); !errors.As(err, &unavailable) {
+		t.Errorf("it says %v", err)
+	}
+	members("1", "2")
+	more := load(t, reloadFile(dir, "file 1 a; file 2 b; file 3 c; write-quorum 2", ""), nil)
+	if d, err := o.Reload(t.Context(), old, more, nil, true); err != nil || len(d.Changes) != 2 {
+		t.Errorf("the dry run says %q, %v", d.Changes, err)
+	}
+	members("1", "2")
+	if _, err := o.Reload(t.Context(), old, more, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	members("1", "2", "3")
+	if err := m.Recover(t.Context(), "3"); err != nil {
+		t.Fatal(err)
+	}
+	fewer := load(t, reloadFile(dir, "file 3 c; file 2 b; write-quorum 2", ""), nil)
+	if _, err := o.Reload(t.Context(), more, fewer, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	members("3", "2")
+	if s := m.Status(); s.WriteQuorum != 2 || s.Condition != raidstorage.Optimal {
+		t.Errorf("write quorum is %d, the mirror %v: %s", s.WriteQuorum, s.Condition, s.Reason)
+	}
+}
+
+func isInvalid(err error) bool {
+	_, ok := errors.AsType[*raidstorage.InvalidError](err)
+	return ok
+}
