@@ -156,6 +156,7 @@ func (r *propRun) failf(format string, args ...any) {
 // start opens a mirror on what there is. It tells whether one runs now.
 func (r *propRun) start() bool {
 	r.started++
+	r.other = nil
 	g := newPropGen(r.started)
 	cfg := r.cfg
 	cfg.Membership = propLink{r.reg, g}

@@ -25,6 +25,10 @@ type Config struct {
 	Mirrors map[string]*raidstorage.Mirror
 	// Server returns what the ZEO server tells of each storage; nil: there is none.
 	Server func() map[string]zeoserver.Status
+	// Reload puts a configuration that was edited in force, or only tells what that would
+	// change, one thing a line, where that is known with an error too. It is called for one
+	// request at a time, with a deadline. nil: there is nothing to reload.
+	Reload func(ctx context.Context, dryRun bool) (difference []string, err error)
 	// Logger gets who asked for what; nil discards.
 	Logger *slog.Logger
 	// WriteTimeout is how long a client may take to read one line of progress before
@@ -167,6 +171,7 @@ func (s *Server) routes() http.Handler {
 	for op, run := range map[Op]func(*request){OpRecover: s.recover, OpDisable: s.disable, OpPack: s.pack, OpVerify: s.verify} {
 		mux.HandleFunc("POST /mirrors/{mirror}/"+string(op), func(w http.ResponseWriter, r *http.Request) { s.control(w, r, op, run) })
 	}
+	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) { s.control(w, r, OpReload, s.reload) })
 	guard := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		slots := s.views

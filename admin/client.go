@@ -59,12 +59,22 @@ func (c Client) Status(ctx context.Context) (*Status, error) {
 // last one included, and returns that one. A mirror's refusal or failure is no error
 // but in the message. Errors: *UnreachableError, ctx's.
 func (c Client) Do(ctx context.Context, mirror string, op Op, q Request, progress func(Message)) (*Message, error) {
+	return c.do(ctx, "/mirrors/"+url.PathEscape(mirror)+"/"+string(op), q, progress)
+}
+
+// Reload has the server put its edited configuration in force, or with dryRun tell what
+// that would change. It is like Do.
+func (c Client) Reload(ctx context.Context, dryRun bool, progress func(Message)) (*Message, error) {
+	return c.do(ctx, "/reload", Request{DryRun: dryRun}, progress)
+}
+
+func (c Client) do(ctx context.Context, path string, q Request, progress func(Message)) (*Message, error) {
 	body, err := json.Marshal(q)
 	if err != nil {
 		return nil, err
 	}
 	var last *Message
-	err = c.ask(ctx, http.MethodPost, "/mirrors/"+url.PathEscape(mirror)+"/"+string(op), body, func(r *http.Response, alive func()) error {
+	err = c.ask(ctx, http.MethodPost, path, body, func(r *http.Response, alive func()) error {
 		lines := bufio.NewScanner(r.Body)
 		lines.Buffer(nil, maxLine)
 		for lines.Scan() {

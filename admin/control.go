@@ -32,8 +32,8 @@ type request struct {
 	rc      *http.ResponseController
 	ctx     context.Context // of the client's request
 	op      Op
-	name    string // of the mirror
-	mirror  *raidstorage.Mirror
+	name    string              // of the mirror
+	mirror  *raidstorage.Mirror // nil for a reload
 	asked   Request
 	backend string
 }
@@ -50,7 +50,7 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request, op Op, run func
 		return
 	}
 	q := &request{s: s, w: w, rc: rc, ctx: r.Context(), op: op, name: r.PathValue("mirror")}
-	if q.mirror = s.cfg.Mirrors[q.name]; q.mirror == nil {
+	if q.mirror = s.cfg.Mirrors[q.name]; q.mirror == nil && op != OpReload {
 		refuse(w, http.StatusNotFound, Failure{Kind: KindInvalid, Text: s.noMirror(q.name)})
 		return
 	}
@@ -179,6 +179,9 @@ func (q *request) begin(ctx context.Context, run func(context.Context, *job)) (*
 	}
 	q.w.Header().Set("Content-Type", "application/x-ndjson")
 	text := fmt.Sprintf("%s of mirror %s", q.op, q.name)
+	if q.mirror == nil {
+		text = string(q.op)
+	}
 	if q.backend != "" {
 		text = fmt.Sprintf("%s backend %s of mirror %s", q.op, q.backend, q.name)
 	}
@@ -213,7 +216,10 @@ func (q *request) follow(j *job, events <-chan raidstorage.Event, enough <-chan 
 			err = q.send(latest)
 		case <-j.done:
 			q.rest(events, j)
-			end := Message{Type: TypeEnd, Text: done, Failure: failureOf(j.err), Report: j.report}
+			end := Message{Type: TypeEnd, Text: done, Failure: failureOf(j.err), Report: j.report, Difference: j.difference}
+			if q.op == OpReload && len(j.difference) == 0 {
+				end.Text = "nothing changes"
+			}
 			if end.Failure == nil && j.report != nil {
 				end.Failure = j.report.differences()
 				end.Text = j.report.verdict()

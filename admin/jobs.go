@@ -21,6 +21,8 @@ type job struct {
 	// Set before done is closed.
 	err    error
 	report *Report
+	// difference is of a reload.
+	difference []string
 }
 
 // start begins a job that ends with ctx and with Shutdown, or returns the one of the

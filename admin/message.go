@@ -18,6 +18,7 @@ const (
 	OpDisable Op = "disable" // a backend
 	OpPack    Op = "pack"
 	OpVerify  Op = "verify"
+	OpReload  Op = "reload" // of the whole server: no mirror is named
 )
 
 // Request is the body of a POST. Fields that mean nothing to the operation are refused
@@ -36,6 +37,7 @@ type Request struct {
 	KeepAll  bool   `json:"keep_all,omitempty"`
 	// BytesPerSecond bounds how fast records are compared, 0 for no bound.
 	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
+	DryRun         bool  `json:"dry_run,omitempty"` // reload: tell what would change, and change nothing
 }
 
 // Limits of a Request's fields.
@@ -58,6 +60,8 @@ func (r Request) validate(op Op) string {
 		return "days and no_gc are for pack"
 	case op != OpVerify && (r.Blobs || r.KeepAll || r.BytesPerSecond != 0):
 		return "blobs, keep_all and bytes_per_second are for verify"
+	case op != OpReload && r.DryRun:
+		return "dry_run is for reload"
 	case r.BytesPerSecond < 0:
 		return "bytes_per_second must not be negative"
 	case r.Days < 0 || r.Days > maxDays:
@@ -94,6 +98,9 @@ type Message struct {
 	GoesOn   bool        `json:"goes_on,omitempty"` // end: of the answer, not of the recovery
 	Failure  *Failure    `json:"failure,omitempty"` // end: nil if it was done
 	Report   *Report     `json:"report,omitempty"`  // end of a verification that came to its end
+	// Difference is what a reload changes, or would, one thing a line: at its end, with
+	// a Failure too.
+	Difference []string `json:"difference,omitempty"`
 }
 
 // Failure says why something was not done. It is an error.

@@ -15,6 +15,9 @@ import (
 // exitRecovering says that a mirror is neither optimal nor degraded for long.
 const exitRecovering = 1
 
+// patience is the default of how long the server may say nothing.
+const patience = 10 * time.Second
+
 // controlFlags are the flags of the verbs that talk to a running server.
 type controlFlags struct {
 	url, mirror string
@@ -26,7 +29,7 @@ func (f *controlFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.url, "admin", admin.DefaultURL, "the `URL` of the server's control")
 	set.StringVar(&f.mirror, "mirror", "", "the mirror's `NAME`, if the server has several")
 	set.BoolVar(&f.json, "json", false, "write JSON, one object a line")
-	set.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long the server may say nothing")
+	set.DurationVar(&f.timeout, "timeout", patience, "how long the server may say nothing")
 }
 
 func (f *controlFlags) client() admin.Client {

@@ -8,6 +8,7 @@
 //	zeoraid disable NAME              take a backend out
 //	zeoraid pack                      drop what is not needed any more
 //	zeoraid verify                    compare the backends
+//	zeoraid reload                    put an edited configuration in force
 //	zeoraid bench ADDRESS [PEER]      measure a ZEO server
 //	zeoraid fs check FILE...          tell what is wrong with FileStorages
 //	zeoraid fs dump FILE...           show what is in them
@@ -60,6 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		{"disable", "take a backend out", e.disable},
 		{"pack", "drop what is not needed any more", e.pack},
 		{"verify", "compare the backends of a mirror", e.verify},
+		{"reload", "put an edited configuration in force", e.reload},
 		{"bench", "measure a ZEO server", e.bench},
 		{"fs", "look into FileStorages", e.fs},
 	})

@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/admin"
 	"github.com/zeoraid/raidstorage/config"
 	"github.com/zeoraid/raidstorage/zeoserver"
@@ -75,6 +74,8 @@ func (e env) serve(ctx context.Context, args []string) int {
 		logger.Warn("configuration", "fault", w.String())
 	}
 	p := program{env: e, cfg: cfg, logger: logger, output: output, grace: f.grace}
+	f.force = "" // it is for one start
+	p.load = f.load
 	if err := p.run(ctx); err != nil {
 		logger.Error("server ended", "err", err)
 		fmt.Fprintf(e.stderr, "zeoraid serve: %s\n", oneLine(err))
@@ -160,6 +161,7 @@ type program struct {
 	logger *slog.Logger
 	output *config.LogOutput
 	grace  time.Duration
+	load   func() (*config.Config, error) // the configuration as it is now
 }
 
 // run opens everything, serves until ctx ends, and closes everything in the opposite
@@ -181,7 +183,7 @@ func (p program) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	control, listener, err := p.control(ctx, opened.Mirrors, server)
+	control, listener, err := p.control(ctx, opened, server)
 	if err != nil {
 		for _, l := range listeners {
 			l.Close()
@@ -198,11 +200,12 @@ func (p program) run(ctx context.Context) (err error) {
 }
 
 // control makes the server of status and control; both are nil if there is none.
-func (p program) control(ctx context.Context, mirrors map[string]*raidstorage.Mirror, server *zeoserver.Server) (*admin.Server, net.Listener, error) {
+func (p program) control(ctx context.Context, opened *config.Opened, server *zeoserver.Server) (*admin.Server, net.Listener, error) {
 	if p.cfg.Admin.Address == nil {
 		return nil, nil, nil
 	}
-	control, err := admin.New(admin.Config{Mirrors: mirrors, Server: server.Status, Logger: p.logger})
+	r := &reloader{slot: make(chan struct{}, 1), cfg: p.cfg, load: p.load, opened: opened, logger: p.logger}
+	control, err := admin.New(admin.Config{Mirrors: opened.Mirrors, Server: server.Status, Reload: r.reload, Logger: p.logger})
 	if err != nil {
 		return nil, nil, err
 	}
