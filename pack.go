@@ -198,9 +198,10 @@ type packing struct {
 	through TID
 	cut     TID
 	garbage []OID
-	decided bool // garbage is known
-	natives bool // there are native backends
-	mixed   bool // there are both kinds
+	decided bool     // garbage is known
+	finder  *session // who told what is garbage
+	natives bool     // there are native backends
+	mixed   bool     // there are both kinds
 	// before are the backends that an earlier pack up to lastHorizon has left unpacked.
 	before      []string
 	lastHorizon TID
@@ -342,7 +343,7 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 	if s.dead.Load() {
 		return fmt.Errorf("the backend failed meanwhile")
 	}
-	p.decided = true
+	p.decided, p.finder = true, s
 	return p.makeCut(ctx)
 }
 

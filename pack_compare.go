@@ -120,11 +120,11 @@ func (p *packing) judge(c *packComparison, sessions []*session, oid OID, serials
 		}
 		return
 	}
-	if p.leftOver(sessions, serials) {
+	if p.leftOver(sessions, serials) && !p.alive(sessions, serials) {
 		for i, s := range sessions {
 			switch {
 			case serials[i] == 0:
-			case p.opts.GC && p.through >= p.lastHorizon:
+			case p.opts.GC && p.through >= p.lastHorizon: // where those with an own collector know
 				note(c.keeps, s, oid, serials[i], 0).Hint = leftOverHint
 			default:
 				c.older[s] = true
@@ -169,6 +169,13 @@ func (p *packing) leftOver(sessions []*session, serials []TID) bool {
 		}
 	}
 	return true
+}
+
+// alive tells whether an object that is no garbage by p.garbage was linked again since
+// the earlier pack: who decided has it, and did not find it to be garbage.
+func (p *packing) alive(sessions []*session, serials []TID) bool {
+	i := slices.Index(sessions, p.finder)
+	return i >= 0 && serials[i] != 0 && p.through >= p.lastHorizon
 }
 
 func note(in map[*session]*DifferenceError, s *session, oid OID, serial, others TID) *DifferenceError {

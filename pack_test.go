@@ -180,6 +180,7 @@ func TestK3OwnCollectorsStartUnderTheCommitLock(t *testing.T) {
 				committed := make(chan time.Time, 1)
 				begun := time.Now()
 				w.observe("b2", storagetest.CallPack, func() {
+					begun = time.Now()
 					go func() {
 						w.mustCommit(m, 0, storagetest.Pickled("root", 1, 10))
 						committed <- time.Now()
