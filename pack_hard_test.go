@@ -289,3 +289,27 @@ func TestOwnCollectorComesBackWhileGarbageIsFound(t *testing.T) {
 		mustPack(t, m, raidstorage.MaxTID)
 	})
 }
+
+// A pack without garbage collection leaves what a failed one should have dropped: who
+// has dropped it lacks nothing.
+func TestPackWithoutCollectionLeavesWhatAFailedOneLeft(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		tids := w.tree(m)
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[1], GC: true}); err == nil {
+			t.Error("the pack of b2 did not fail")
+		}
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2]}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		w.wantInSync("b1", "b2")
+		if r := w.record(); !slices.Equal(r.Unpacked, []string{"b2"}) {
+			t.Errorf("unpacked are %v", r.Unpacked)
+		}
+		mustPack(t, m, tids[2])
+		w.wantPacked(tids[2])
+		w.wantEqual("b1", "b2")
+	})
+}
