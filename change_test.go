@@ -3,6 +3,9 @@ package raidstorage_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +17,27 @@ import (
 	"github.com/zeoraid/raidstorage/memstorage"
 	"github.com/zeoraid/raidstorage/storagetest"
 )
+
+// What Change changes must be read where it is changed, not from the Config of the start.
+func TestWhatChangesIsNotReadFromTheStart(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	stale := regexp.MustCompile(`\bm\.cfg\.(WriteQuorum|StartQuorum|ReadPolicy|Timeouts|Backends)\b`)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(text), "\n") {
+			if found := stale.FindString(line); found != "" && !strings.HasSuffix(file, "_test.go") && !strings.Contains(line, "range m.cfg.Backends") {
+				t.Errorf("%s:%d: %s is what the mirror was opened with; use tuned or backends", file, i+1, found)
+			}
+		}
+	}
+}
 
 // changing runs f in a bubble, over a mirror with data on the first n of more disks.
 func changing(t *testing.T, n, more int, f func(t *testing.T, w *world, m *raidstorage.Mirror)) {

@@ -317,7 +317,7 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 	}()
 	finding, cancel := context.WithCancel(ctx)
 	defer cancel()
-	late := time.AfterFunc(m.cfg.Timeouts.Vote, cancel)
+	late := time.AfterFunc(m.tuned().Timeouts.Vote, cancel)
 	late.Stop() // until it is decided
 	defer late.Stop()
 	p.garbage, err = finder.FindGarbage(finding, p.through, func(ctx context.Context) error {
@@ -328,14 +328,14 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 		if err := p.settle(ctx); err != nil {
 			return err
 		}
-		late.Reset(m.cfg.Timeouts.Vote) // commits wait now, and the rest is little
+		late.Reset(m.tuned().Timeouts.Vote) // commits wait now, and the rest is little
 		return nil
 	})
 	if err == nil && finding.Err() != nil {
 		err = finding.Err()
 	}
 	if err != nil && finding.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("the rest was not read in %v: %w", m.cfg.Timeouts.Vote, context.DeadlineExceeded)
+		err = fmt.Errorf("the rest was not read in %v: %w", m.tuned().Timeouts.Vote, context.DeadlineExceeded)
 	}
 	if err != nil {
 		return err

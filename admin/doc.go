@@ -6,6 +6,7 @@
 //	GET  /readyz      200 while every mirror takes commits, else 503 and why
 //	GET  /metrics     the same numbers for Prometheus
 //	POST /mirrors/NAME/recover, disable, pack, verify
+//	POST /reload      put an edited configuration in force, or tell the difference
 //
 // The body of a POST is one JSON object, Request, and so is each line of the answer,
 // Message: progress while it is made, then the end. A request that is refused before
