@@ -3,7 +3,8 @@ package raidstorage
 // A commit (replication.md, C1-C8):
 //
 //	caller    Begin, Store, ...                 collected in an opLog, no lock held
-//	caller    Vote:   take the commit slot
+//	caller    Vote:   wait while a recovery would not catch up (V5, see catchup.go)
+//	                  take the commit slot
 //	                  resolve, if an earlier outcome is in doubt (C6)
 //	                  choose a tid from a reserved range (C2)
 //	  all of I, in parallel: begin, stores, vote; the answer tells the last tid
@@ -40,6 +41,10 @@ func (t *mirrorTxn) Vote(ctx context.Context) (Vote, error) {
 	if state := t.state.Load(); state != txnOpen {
 		return Vote{}, &TxnStateError{Op: "vote", State: txnStateNames[state]}
 	}
+	if err := t.m.awaitCatchUp(ctx, t); err != nil { // V5
+		t.end()
+		return Vote{}, err
+	}
 	if err := t.m.lockCommit(ctx); err != nil {
 		t.end()
 		return Vote{}, err
@@ -69,6 +74,7 @@ func (t *mirrorTxn) Vote(ctx context.Context) (Vote, error) {
 // end forgets the transaction; its locks are free already.
 func (t *mirrorTxn) end() {
 	t.state.Store(txnEnded)
+	t.settle(false)
 	t.log.release()
 }
 
@@ -131,6 +137,7 @@ func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
 		}
 	}
 	t.meta, t.voters = meta, voters
+	t.undoes(voters[0].vote.Changed)
 	return Vote{Changed: voters[0].vote.Changed, Last: view.last}, nil
 }
 
@@ -226,6 +233,7 @@ func (t *mirrorTxn) Abort(ctx context.Context) error {
 	case t.state.CompareAndSwap(txnVoted, txnEnded):
 		t.m.abortAll(ctx, t.voters)
 		t.m.unlockCommit()
+		t.settle(false)
 		t.log.release()
 	case t.state.CompareAndSwap(txnOpen, txnEnded):
 		t.log.release()
@@ -253,6 +261,7 @@ func (t *mirrorTxn) Finish(ctx context.Context) (TID, error) {
 			t.m.notify(t.invalidation()) // the caller was told that the outcome is unknown
 		}
 		t.m.unlockCommit()
+		t.settle(true)
 		t.log.release()
 		done <- err
 	}

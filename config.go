@@ -52,6 +52,9 @@ type Config struct {
 	// to open or recover a failed backend; defaults 1 s and 2 min.
 	RetryMin, RetryMax time.Duration
 
+	// CatchUp slows commits while a backend is recovered, as far as that is needed.
+	CatchUp CatchUp
+
 	// SpoolBytes is how much of one transaction's data is kept in memory until it
 	// votes; the rest waits in a temporary file. Default 32 MiB.
 	SpoolBytes int64
@@ -157,6 +160,9 @@ func (c Config) Validate() error {
 	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, c.RetryMin, c.RetryMax) < 0 || c.SpoolBytes < 0 {
 		fault("a negative duration or size")
 	}
+	if f := c.CatchUp.fault(); f != "" {
+		fault("%s", f)
+	}
 	if wrong == nil {
 		return nil
 	}
@@ -183,6 +189,8 @@ func (c Config) withDefaults() Config {
 	fill(&c.Timeouts.PackSettle, time.Second)
 	fill(&c.RetryMin, time.Second)
 	fill(&c.RetryMax, max(2*time.Minute, c.RetryMin))
+	fill(&c.CatchUp.Ratio, defaultCatchUpRatio)
+	fill(&c.CatchUp.MaxDelay, defaultCatchUpMaxDelay)
 	fill(&c.SpoolBytes, 32<<20)
 	if c.Clock == nil {
 		c.Clock = time.Now

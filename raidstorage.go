@@ -62,6 +62,7 @@ type Mirror struct {
 	stopped     *ContradictionError // why commits are stopped until an operator decides, rule C4
 	closed      bool
 	exclusion   exclusion
+	throttle    throttle
 	voted       *mirrorTxn // the last one that voted
 	subscribers map[*subscriber]bool
 }
@@ -106,6 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Mirror, error) {
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.view.Store(&view{})
 	m.tuning.Store(m.cfg.tuning())
+	m.throttle.ratio = m.cfg.CatchUp.Ratio
 	m.tids.m, m.oids.m = m, m
 	m.oids.slot = make(chan struct{}, 1)
 	m.events.init(m)

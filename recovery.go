@@ -236,14 +236,17 @@ func (r *recovery) run(ctx context.Context) error {
 	if err := r.compare(ctx); err != nil {
 		return err
 	}
+	defer r.m.stopsCopying(r.b)
 	for {
+		committed := r.m.committed.Load()
 		through := r.m.view.Load().last
-		r.count(ctx, through)
+		r.m.copies(r.b, r.count(ctx, through), committed)
 		n, err := r.copyThrough(ctx, through, r.m.tuned().Timeouts.Vote)
 		if err != nil {
 			return err
 		}
 		if n <= joinLag && r.mustAlign() {
+			r.m.stopsCopying(r.b) // commits do not wait for a pack
 			if err := r.align(ctx); err != nil {
 				return err
 			}
@@ -348,15 +351,16 @@ func (r *recovery) rollback(ctx context.Context, c common) (common, error) {
 // countFor bounds the time spent on finding out how much there is to do.
 const countFor = time.Second
 
-// count finds out how much is to be copied, as far as that is quick.
-func (r *recovery) count(ctx context.Context, through TID) {
+// count finds out how much is to be copied, as far as that is quick, and returns how
+// many transactions; -1 if it was not.
+func (r *recovery) count(ctx context.Context, through TID) (transactions int64) {
 	source, err := r.source()
 	if err != nil {
-		return
+		return -1
 	}
 	ctx, cancel := context.WithTimeout(ctx, countFor)
 	defer cancel()
-	var transactions, bytes int64
+	var bytes int64
 	for txn, err := range source.timely.Iterate(ctx, r.last+1, through) {
 		if err != nil || ctx.Err() != nil {
 			transactions, bytes = -1, -1
@@ -369,6 +373,7 @@ func (r *recovery) count(ctx context.Context, through TID) {
 		p.Phase, p.Target = PhaseCopy, through
 		p.TransactionsToDo, p.BytesToDo = transactions, bytes
 	})
+	return transactions
 }
 
 // join takes the target into the mirror, with the commit slot held: no commit of

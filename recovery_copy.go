@@ -69,6 +69,7 @@ func (r *recovery) copyOne(ctx context.Context, source *session, txn *Transactio
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
 	var size int64
+	var weight weighed
 	counted := *txn
 	counted.Deferred = true // copyChunk flushes
 	counted.Records = func(yield func(Record, error) bool) {
@@ -77,7 +78,7 @@ func (r *recovery) copyOne(ctx context.Context, source *session, txn *Transactio
 				err = &iterationError{source, err}
 			}
 			size += int64(len(rec.Data))
-			if !yield(rec, err) {
+			if !yield(weight.record(rec), err) {
 				return
 			}
 		}
@@ -90,6 +91,7 @@ func (r *recovery) copyOne(ctx context.Context, source *session, txn *Transactio
 		size = txn.Size
 	}
 	*bytes += size
+	r.m.copied(r.b, metaWeight(txn.Meta)+weight.bytes.Load())
 	r.progress(false, func(p *RecoveryProgress) {
 		p.TID = txn.TID
 		p.Transactions++

@@ -19,6 +19,7 @@ type Status struct {
 	Membership  Membership      `json:"membership"`
 	Backends    []BackendStatus `json:"backends"`       // in configured order
 	Pack        *PackProgress   `json:"pack,omitempty"` // nil: none is going on
+	CatchUp     CatchUpStatus   `json:"catch_up"`
 }
 
 // BackendStatus is the part of a Status about one backend.
@@ -61,6 +62,8 @@ const (
 	EventPack EventKind = "pack"
 	// EventChange is a change of the configuration, by Change; Reason is the difference.
 	EventChange EventKind = "change"
+	// EventCatchUp tells that commits begin to wait for a recovery, or cease to.
+	EventCatchUp EventKind = "catch_up"
 )
 
 // Event is something that happened to a mirror. Events are the only source of the
@@ -77,6 +80,7 @@ type Event struct {
 	InSync    []string          `json:"in_sync,omitempty"`
 	Recovery  *RecoveryProgress `json:"recovery,omitempty"`
 	Pack      *PackProgress     `json:"pack,omitempty"`
+	CatchUp   *CatchUpStatus    `json:"catch_up,omitempty"`
 	// Missed counts the events before this one that a slow watcher did not get.
 	Missed int `json:"missed,omitempty"`
 }
@@ -92,6 +96,8 @@ func (e Event) String() string {
 		return e.Pack.String()
 	case EventChange:
 		return "configuration changed: " + e.Reason
+	case EventCatchUp:
+		return e.CatchUp.String()
 	}
 	return fmt.Sprintf("backend %s: %v -> %v (%s)", e.Backend, e.From, e.To, e.Reason)
 }
@@ -104,6 +110,8 @@ func (e Event) log(l *slog.Logger) {
 		l.Info("membership changed", "epoch", e.Epoch, "in_sync", e.InSync, "reason", e.Reason)
 	case EventChange:
 		l.Info("configuration changed", "difference", e.Reason, "mirror", e.Condition.String())
+	case EventCatchUp:
+		l.Info("catching up", "backend", e.Backend, "reason", e.CatchUp.String())
 	case EventState:
 		level := slog.LevelInfo
 		if e.From == StateInSync {
@@ -193,6 +201,7 @@ func (m *Mirror) Status() Status {
 	s.Membership.Epoch = m.shown.Epoch
 	s.Membership.Joining = m.shown.Joining
 	s.Pack = m.exclusion.pack
+	s.CatchUp = m.catchUpStatusLocked()
 	if m.stopped != nil {
 		s.Reason = m.stopped.Error()
 	}

@@ -24,6 +24,8 @@ type mirrorTxn struct {
 	log      opLog
 	state    atomic.Int32 // txnOpen, txnVoted or txnEnded; Close may end a voted transaction that its owner forgot
 	voters   []voter      // who voted; the transaction holds their commit locks and the slot
+	// admission is the controller's, nil if no recovery was under way.
+	admission *admission
 }
 
 // voter is a backend's transaction that has voted.
