@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -464,4 +465,81 @@ func serialOf(m raidstorage.Storage, oid raidstorage.OID) raidstorage.TID {
 		return 0
 	}
 	return rev.Serial
+}
+
+// Watchers hear when commits begin to wait, for whom, and when that is over.
+func TestV5WaitingIsAnEvent(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.lagging(20, "b2")
+		events := m.Watch(t.Context())
+		stop := w.writers(m, 1, step/10)
+		if err := m.Recover(t.Context(), "b2"); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		m.Close()
+		var heard []raidstorage.Event
+		for e := range events {
+			if e.Kind == raidstorage.EventCatchUp {
+				heard = append(heard, e)
+			}
+		}
+		if len(heard) != 2 {
+			t.Fatalf("events %v", heard)
+		}
+		begin, end := heard[0], heard[1]
+		if begin.Backend != "b2" || begin.CatchUp.Backend != "b2" || begin.CatchUp.Waiting != 1 || begin.Condition != raidstorage.Recovering {
+			t.Errorf("it begins with %+v, %+v", begin, begin.CatchUp)
+		}
+		if end.CatchUp.Backend != "" || end.CatchUp.Waiting != 0 || end.CatchUp.Delayed < 10 || end.CatchUp.Delay == 0 {
+			t.Errorf("it ends with %+v, %+v", end, end.CatchUp)
+		}
+		for _, e := range heard {
+			if !strings.Contains(e.String(), "commits") {
+				t.Errorf("in words: %q", e)
+			}
+		}
+	})
+}
+
+// V5: commits do not wait for what is no copying: a target that is compared or packed.
+func TestV5NothingWaitsWhileTheTargetIsCompared(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		for range 30 {
+			w.mustCommit(m, 1, sized(100))
+		}
+		w.onOpen = func(name string, f *storagetest.FaultyStorage) {
+			f.Inject(storagetest.Fault{Call: storagetest.CallLastTID, Kind: storagetest.Hang, Times: 1})
+		}
+		w.replace(m, "b2")
+		done := make(chan error, 1)
+		go func() { done <- m.Recover(context.Background(), "b2") }()
+		synctest.Wait()
+		before := time.Now()
+		w.mustCommit(m, 1, sized(100))
+		if delay := time.Since(before); delay != 0 || m.Status().Condition != raidstorage.Recovering {
+			t.Errorf("a commit waited %v; the mirror is %v", delay, m.Status().Condition)
+		}
+		<-done
+	})
+}
+
+func TestCatchUpIsValidated(t *testing.T) {
+	t.Parallel()
+	valid := func(c raidstorage.CatchUp) bool {
+		w := newWorld(t, 1)
+		w.cfg.CatchUp = c
+		return w.cfg.Validate() == nil
+	}
+	for _, c := range []raidstorage.CatchUp{{}, {Ratio: 1.01}, {Ratio: 100, MaxDelay: 1}, {Off: true}} {
+		if !valid(c) {
+			t.Errorf("%+v is refused", c)
+		}
+	}
+	for _, c := range []raidstorage.CatchUp{{Ratio: 1}, {Ratio: 0.5}, {Ratio: -2}, {Ratio: math.NaN()}, {Ratio: math.Inf(1)}, {MaxDelay: -1}} {
+		if valid(c) {
+			t.Errorf("%+v is accepted", c)
+		}
+	}
 }

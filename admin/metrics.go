@@ -136,8 +136,14 @@ func one(yes bool) float64 {
 func seconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
 func mirrorMetrics() []metric[raidstorage.Status] {
+	typed := func(kind prometheus.ValueType, name, help string, value func(raidstorage.Status) (float64, bool)) metric[raidstorage.Status] {
+		return metric[raidstorage.Status]{prometheus.NewDesc("zeoraid_mirror_"+name, help, []string{"mirror"}, nil), kind, value}
+	}
 	def := func(name, help string, value func(raidstorage.Status) (float64, bool)) metric[raidstorage.Status] {
-		return metric[raidstorage.Status]{prometheus.NewDesc("zeoraid_mirror_"+name, help, []string{"mirror"}, nil), prometheus.GaugeValue, value}
+		return typed(prometheus.GaugeValue, name, help, value)
+	}
+	catchUp := func(name, help string, value func(raidstorage.CatchUpStatus) float64) metric[raidstorage.Status] {
+		return typed(prometheus.CounterValue, "catch_up_"+name, help, func(s raidstorage.Status) (float64, bool) { return value(s.CatchUp), true })
 	}
 	return []metric[raidstorage.Status]{
 		def("backends", "Backends as configured.", func(s raidstorage.Status) (float64, bool) { return float64(len(s.Backends)), true }),
@@ -159,6 +165,10 @@ func mirrorMetrics() []metric[raidstorage.Status] {
 			return seconds(s.LastTID.Time()), s.LastTID != 0
 		}),
 		def("packing", "1 while a pack is going on or waits.", func(s raidstorage.Status) (float64, bool) { return one(s.Pack != nil), true }),
+		def("catch_up_waiting", "Commits that wait now, so that a recovery catches up.", func(s raidstorage.Status) (float64, bool) { return float64(s.CatchUp.Waiting), true }),
+		catchUp("delayed_total", "Commits that had to wait so that a recovery catches up.", func(c raidstorage.CatchUpStatus) float64 { return float64(c.Delayed) }),
+		catchUp("expired_total", "Those of them that waited for the longest time allowed.", func(c raidstorage.CatchUpStatus) float64 { return float64(c.Expired) }),
+		catchUp("delay_seconds_total", "The time that they waited in all.", func(c raidstorage.CatchUpStatus) float64 { return c.Delay.Seconds() }),
 	}
 }
 

@@ -48,6 +48,8 @@ type Mirror struct {
 	Membership  Membership `json:"membership"`
 	Backends    []Backend  `json:"backends"`
 	Pack        *Pack      `json:"pack,omitempty"`
+	// CatchUp tells how commits are slowed so that recoveries catch up.
+	CatchUp raidstorage.CatchUpStatus `json:"catch_up"`
 }
 
 // Membership is a raidstorage.Membership.
@@ -189,7 +191,7 @@ func mirrorOf(name string, st raidstorage.Status) Mirror {
 			Epoch: r.Epoch, Mirror: r.Mirror, Members: r.Members, InSync: r.InSync, Disabled: r.Disabled, Joining: r.Joining,
 			PackHorizon: TID(r.PackHorizon), Unpacked: r.Unpacked, Damaged: r.Damaged, Lock: r.Lock, Reason: oneLine(r.Reason), Time: r.Time,
 		},
-		Pack: packOf(st.Pack),
+		Pack: packOf(st.Pack), CatchUp: st.CatchUp,
 	}
 	for _, b := range st.Backends {
 		m.Backends = append(m.Backends, backendOf(b))

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -37,6 +38,7 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 	s.integer("start-quorum", &v.StartQuorum, 1, high)
 	read(s, "read-policy", &v.ReadPolicy, parseReadPolicy)
 	s.boolean("auto-recover", &v.AutoRecover)
+	catchUp(s, &v.CatchUp)
 	b.timeouts(s, &v.Timeouts)
 	var readOnly bool
 	if pos, _ := s.boolean("read-only", &readOnly); readOnly {
@@ -62,6 +64,33 @@ func (b *builder) stateDir(s *section, v *Mirror, scope string) {
 		v.StateDir, pos = dir, s.pos
 	}
 	b.claim(pos, v.StateDir, "the state directory")
+}
+
+// Bounds of catching up. A ratio near 1 hardly ever ends a recovery, a great one lets
+// nothing be committed.
+const (
+	minCatchUpRatio = 1.01
+	maxCatchUpRatio = 1000
+	minCatchUpDelay = time.Millisecond
+)
+
+// catchUp reads how commits are slowed for a recovery. The ratio off turns it off.
+func catchUp(s *section, v *raidstorage.CatchUp) {
+	read(s, "catch-up-ratio", &v.Ratio, func(text string) (float64, error) {
+		if lower(text) == "off" {
+			v.Off = true
+			return 0, nil
+		}
+		ratio, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s is neither a number nor off", quote(text))
+		}
+		if !(ratio >= minCatchUpRatio && ratio <= maxCatchUpRatio) {
+			return 0, fmt.Errorf("%v is not between %v and %v", ratio, minCatchUpRatio, maxCatchUpRatio)
+		}
+		return ratio, nil
+	})
+	s.duration("catch-up-max-delay", &v.MaxDelay, parseInterval, minCatchUpDelay, maxTimeout)
 }
 
 // timeouts reads the keys of our own, and gocept.zeoraid's timeout for all of them.

@@ -116,6 +116,7 @@ type Mirror struct {
 	StartQuorum int
 	ReadPolicy  raidstorage.ReadPolicy
 	AutoRecover bool
+	CatchUp     raidstorage.CatchUp
 	Timeouts    raidstorage.Timeouts
 	// Force names members to trust although others may hold more, see
 	// raidstorage.Config. No file says it: it is for one start.

@@ -31,6 +31,9 @@
 //	start-quorum       members in sync that are needed to serve; default write-quorum
 //	read-policy        round-robin (default), least-latency, primary-first
 //	auto-recover       whether failed members are recovered unasked; default yes
+//	catch-up-ratio     while a member is recovered: bytes to recover for each byte that is
+//	                   committed, for which commits wait; default 2; off: they do not wait
+//	catch-up-max-delay the longest that one commit waits for that; default 2 s
 //	open-timeout       to open a member, at least 1 s; default 30 s
 //	vote-timeout       for begin, stores and vote; default 30 s
 //	finish-timeout     for finish and abort; default 30 s

@@ -161,7 +161,7 @@ func faultCases() []faultCase {
 			}},
 		{name: "mirror", template: atEnd, text: "<raidstorage a/b>\n<mappingstorage/>\n<filestorage x>\npath x\nread-only on\n</filestorage>\n" +
 			"<filestorage y>\npath y\npack-gc off\n</filestorage>\nwrite-quorum 4\nstart-quorum 0\nread-policy round-robbin\n" +
-			"finish-timeout 0\nread-only on\nquorum 1\n</raidstorage>",
+			"finish-timeout 0\nread-only on\ncatch-up-ratio 1\ncatch-up-max-delay 2d\nquorum 1\n</raidstorage>",
 			want: []string{
 				"zeo.conf:6: <raidstorage a/b> needs the key state-dir: its name is no name for a directory",
 				"zeo.conf:7: a member of a <raidstorage> must have a name, as in <mappingstorage 1>",
@@ -172,13 +172,17 @@ func faultCases() []faultCase {
 				`zeo.conf:18: read-policy: "round-robbin" is no read policy; did you mean round-robin?`,
 				"zeo.conf:19: finish-timeout: 0s is not between 1s and 24h0m0s",
 				"zeo.conf:20: read-only: a mirror is always writable; put read-only into <zeo>",
-				`zeo.conf:21: unknown key "quorum" in <raidstorage a/b>; known are state-dir, write-quorum, start-quorum, ` +
-					"read-policy, auto-recover, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
+				"zeo.conf:21: catch-up-ratio: 1 is not between 1.01 and 1000",
+				"zeo.conf:22: catch-up-max-delay: 48h0m0s is not between 1ms and 24h0m0s",
+				`zeo.conf:23: unknown key "quorum" in <raidstorage a/b>; known are state-dir, write-quorum, start-quorum, ` +
+					"read-policy, auto-recover, catch-up-ratio, catch-up-max-delay, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
 					"read-only, cluster-mode, fail-mode, blob-dir, shared-blob-dir",
 			}},
 		{name: "mirror that packs in two ways", template: atEnd, text: "<raidstorage a>\n<filestorage x>\npath x\npack-gc off\n</filestorage>\n" +
 			"<mappingstorage y/>\n<mappingstorage z/>\n<zeoclient c>\nserver 1\n</zeoclient>\n</raidstorage>",
 			want: one(`zeo.conf:11: member "y": pack-gc is off for "x" and on for "y"; it must be the same for all`)},
+		{name: "mirror that catches up somehow", template: atEnd, text: "<raidstorage a>\n<mappingstorage y/>\ncatch-up-ratio often\n</raidstorage>",
+			want: one(`zeo.conf:8: catch-up-ratio: "often" is neither a number nor off`)},
 		{name: "mirror of nothing", template: atEnd, text: "<raidstorage a/>",
 			want: one("zeo.conf:6: <raidstorage a> has no members; put sections such as <filestorage 1> into it")},
 		{name: "log", template: atEnd, text: "<eventlog>\nlevel loud\n<logfile>\nlevel 51\nold-files 2\n</logfile>\n" +

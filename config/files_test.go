@@ -197,6 +197,8 @@ func TestEverySettingIsRead(t *testing.T) {
   start-quorum 1
   read-policy Primary-First
   auto-recover off
+  catch-up-ratio 1.5
+  catch-up-max-delay 5s
   state-dir $base/state
   timeout 10
   vote-timeout 2m
@@ -239,6 +241,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		Storages: []config.Storage{
 			{Name: "main", Kind: &config.Mirror{
 				WriteQuorum: 2, StartQuorum: 1, ReadPolicy: 2, StateDir: "/nowhere/state",
+				CatchUp:  raidstorage.CatchUp{Ratio: 1.5, MaxDelay: 5e9},
 				Timeouts: raidstorage.Timeouts{Open: 10e9, Vote: 120e9, Finish: 10e9, Read: 3600e9},
 				Members: []config.Storage{
 					{Name: "a", Kind: &config.MemStorage{}},

@@ -138,3 +138,11 @@ monitor-address 8101
 		t.Errorf("the mirror is %+v", m)
 	}
 }
+
+func TestCatchUpCanBeTurnedOff(t *testing.T) {
+	t.Parallel()
+	c := load(t, "<zeo>\naddress 8100\n</zeo>\n<raidstorage 1>\n<mappingstorage a/>\ncatch-up-ratio Off\n</raidstorage>\n", nil)
+	if m := c.Storages[0].Kind.(*config.Mirror); m.CatchUp != (raidstorage.CatchUp{Off: true}) {
+		t.Errorf("%+v", m.CatchUp)
+	}
+}

@@ -64,6 +64,9 @@ func (d details) mirror(m admin.Mirror) {
 	if p := m.Pack; p != nil {
 		d.fact("pack", "%s %s, since %s, to %s", p.Phase, p.Reason, moment(p.Started), transaction(p.Through))
 	}
+	if c := m.CatchUp; c.Backend != "" {
+		d.fact("catching up", "%v", &c)
+	}
 	for _, b := range m.Backends {
 		d.backend(b)
 	}
