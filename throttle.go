@@ -76,7 +76,7 @@ type throttle struct {
 }
 
 // awaitCatchUp waits until t may be committed: before it takes the commit slot, so
-// that it holds nothing. Errors: ctx's, ErrClosed.
+// that it holds nothing. Errors: ctx's, ErrClosed; the end of t then withdraws it.
 func (m *Mirror) awaitCatchUp(ctx context.Context, t *mirrorTxn) error {
 	if !m.throttle.active.Load() {
 		return nil
@@ -94,29 +94,34 @@ func (m *Mirror) awaitCatchUp(ctx context.Context, t *mirrorTxn) error {
 	m.tellSlowsLocked(true)
 	m.mu.Unlock()
 	began := time.Now()
-	timer := time.NewTimer(m.cfg.CatchUp.MaxDelay)
-	defer timer.Stop()
-	var expired bool
-	var err error
-	select {
-	case <-a.open:
-	case <-timer.C:
-		expired = true
-	case <-ctx.Done():
-		err = ctx.Err() // the end of the transaction withdraws it
-	case <-m.ctx.Done():
-		err = ErrClosed
-	}
+	err := m.awaitOpen(ctx, a)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := &m.throttle.counts
 	s.Latest = time.Since(began)
 	s.Delay += s.Latest
 	s.Delayed++
-	if expired && m.throttle.expires(a) {
-		s.Expired++
-	}
 	return err
+}
+
+// awaitOpen waits until the controller lets a through, for MaxDelay at most.
+func (m *Mirror) awaitOpen(ctx context.Context, a *admission) error {
+	timer := time.NewTimer(m.cfg.CatchUp.MaxDelay)
+	defer timer.Stop()
+	select {
+	case <-a.open:
+	case <-timer.C:
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.throttle.expires(a) {
+			m.throttle.counts.Expired++
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.ctx.Done():
+		return ErrClosed
+	}
+	return nil
 }
 
 func openAll(all []*admission) {

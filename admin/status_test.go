@@ -148,6 +148,9 @@ func TestMetricsCanBeParsed(t *testing.T) {
 	r.commit(r.mirror, "one")
 	f := r.hang() // a recovers, and is one transaction behind
 	defer f.Release()
+	if c := r.server.Status().Mirrors[0].CatchUp; c.Ratio != 2 || c.MaxDelay != 2*time.Second {
+		t.Errorf("status: %+v", c)
+	}
 	a, text := r.ask("GET", "/metrics", "")
 	if a.StatusCode != 200 {
 		t.Fatalf("%s: %s", a.Status, text)
