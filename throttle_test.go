@@ -425,17 +425,25 @@ func TestV5BothSidesAreMeasuredAlike(t *testing.T) {
 				return raidstorage.StoreBlob(t.Context(), txn, 2, serialOf(m, 2), []byte("x"), strings.NewReader(sized(100000)))
 			})
 		},
-		"undo": func(t *testing.T, m raidstorage.Storage) {
-			last, _ := m.LastTID(t.Context())
-			storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error { return raidstorage.Undo(t.Context(), txn, last) })
-		},
+		"undo":                 undoLast,
+		"undo of many objects": undoLast,
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			scenarioIn(t, 2, func(t *testing.T, w *world) {
 				w.cfg.CatchUp.MaxDelay = time.Second
 				m := w.start()
-				w.mustCommit(m, 1, "x") // something to undo, which pays for less than one more
+				// Something to undo, which pays for less than one more.
+				objects, want := 1, 5
+				if what == "undo of many objects" {
+					objects, want = 10, 6 // how many is known by the vote only
+				}
+				storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) (err error) {
+					for i := range objects {
+						err = errors.Join(err, txn.Store(t.Context(), raidstorage.OID(i+1), 0, []byte("x")))
+					}
+					return err
+				})
 				for range 50 {
 					like(t, m)
 				}
@@ -450,13 +458,18 @@ func TestV5BothSidesAreMeasuredAlike(t *testing.T) {
 				for ; m.Status().CatchUp.Delayed == 0; paid++ {
 					like(t, m)
 				}
-				if paid != 5 {
-					t.Errorf("ten copied ones pay for %d, want 5", paid)
+				if paid != want {
+					t.Errorf("ten copied ones pay for %d, want %d", paid, want)
 				}
 				<-done
 			})
 		})
 	}
+}
+
+func undoLast(t *testing.T, m raidstorage.Storage) {
+	last, _ := m.LastTID(t.Context())
+	storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error { return raidstorage.Undo(t.Context(), txn, last) })
 }
 
 func serialOf(m raidstorage.Storage, oid raidstorage.OID) raidstorage.TID {
@@ -542,4 +555,31 @@ func TestCatchUpIsValidated(t *testing.T) {
 			t.Errorf("%+v is accepted", c)
 		}
 	}
+}
+
+// V5: nor for a pack of the target, however long.
+func TestV5NothingWaitsWhileTheTargetIsPacked(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m, tids := w.apart()
+		w.mustCommit(m, 1, storagetest.Pickled("child, missed"))
+		<-time.After(time.Minute) // simulated
+		mustPack(t, m, tids[2])
+		w.onOpen = func(name string, f *storagetest.FaultyStorage) {
+			f.Inject(storagetest.Fault{Call: storagetest.CallPack, Kind: storagetest.Observe, Delay: time.Minute})
+		}
+		done := make(chan error, 1)
+		go func() { done <- m.Recover(context.Background(), "b2") }()
+		<-time.After(time.Second) // simulated
+		before := time.Now()
+		for i := range 20 {
+			w.mustCommit(m, 1, storagetest.Pickled(fmt.Sprint(i)))
+		}
+		if p := m.Recoveries(); len(p) != 1 || p[0].Phase != raidstorage.PhaseAlign || time.Since(before) != 0 {
+			t.Errorf("20 commits took %v while %+v", time.Since(before), p)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		w.wantEqual("b1", "b2")
+	})
 }
