@@ -197,8 +197,10 @@ func (m *Mirror) tellSlowsLocked(slows bool) {
 	m.throttle.slows = slows
 	s := m.catchUpStatusLocked()
 	e := Event{Kind: EventCatchUp, Time: m.cfg.Clock(), Backend: s.Backend, Condition: m.conditionLocked(), CatchUp: &s}
-	if b := m.backendNamed(s.Backend); b != nil {
-		e.From, e.To = b.state, b.state
+	for _, b := range m.backends {
+		if b.cfg.Name == s.Backend {
+			e.From, e.To = b.state, b.state
+		}
 	}
 	m.tell(e)
 }

@@ -78,6 +78,8 @@ func (d *Difference) storage(old, new Storage) {
 	}
 	fixed("state-dir", absolute(from.StateDir) != absolute(to.StateDir))
 	fixed("auto-recover", from.AutoRecover != to.AutoRecover)
+	fixed("catch-up-ratio", from.CatchUp.Ratio != to.CatchUp.Ratio || from.CatchUp.Off != to.CatchUp.Off)
+	fixed("catch-up-max-delay", from.CatchUp.MaxDelay != to.CatchUp.MaxDelay)
 	changes := mirrorChanges(from, to)
 	switch {
 	case len(changes) == 0:

@@ -34,17 +34,19 @@ func TestDiffTellsWhatChangesAndWhatCannot(t *testing.T) {
 		changes      []string
 		fixed        string
 	}{
-		"nothing":      {mirror: old},
-		"added":        {mirror: old + "; file 3 c", changes: []string{"add member 3: file DIR/c.fs"}},
-		"removed":      {mirror: "file 2 b", changes: []string{"remove member 1: file DIR/a.fs"}},
-		"replaced":     {mirror: "file 1 c; file 2 b", changes: []string{"replace member 1: file DIR/c.fs instead of file DIR/a.fs"}},
-		"order":        {mirror: "file 2 b; file 1 a", changes: []string{"order of members"}},
-		"quorum":       {mirror: old + "; write-quorum 2", changes: []string{"write-quorum: 2 instead of the default"}},
-		"policy":       {mirror: old + "; read-policy primary-first", changes: []string{"read-policy: primary first instead of round robin"}},
-		"timeouts":     {mirror: old + "; timeout 5s", changes: []string{"timeouts: open 5s, vote 5s, finish 5s, read 5s; 0s is the default"}},
-		"auto-recover": {mirror: old + "; auto-recover false", fixed: "storage main: auto-recover changes at a restart only"},
-		"storage":      {mirror: old, more: "<mappingstorage other/>\n", fixed: "storage other is added: what is served changes at a restart only"},
-		"log":          {mirror: old, more: "<eventlog>\n level debug\n</eventlog>\n", fixed: "eventlog: it changes at a restart only"},
+		"nothing":            {mirror: old},
+		"added":              {mirror: old + "; file 3 c", changes: []string{"add member 3: file DIR/c.fs"}},
+		"removed":            {mirror: "file 2 b", changes: []string{"remove member 1: file DIR/a.fs"}},
+		"replaced":           {mirror: "file 1 c; file 2 b", changes: []string{"replace member 1: file DIR/c.fs instead of file DIR/a.fs"}},
+		"order":              {mirror: "file 2 b; file 1 a", changes: []string{"order of members"}},
+		"quorum":             {mirror: old + "; write-quorum 2", changes: []string{"write-quorum: 2 instead of the default"}},
+		"policy":             {mirror: old + "; read-policy primary-first", changes: []string{"read-policy: primary first instead of round robin"}},
+		"timeouts":           {mirror: old + "; timeout 5s", changes: []string{"timeouts: open 5s, vote 5s, finish 5s, read 5s; 0s is the default"}},
+		"auto-recover":       {mirror: old + "; auto-recover false", fixed: "storage main: auto-recover changes at a restart only"},
+		"catch-up-ratio":     {mirror: old + "; catch-up-ratio off", fixed: "storage main: catch-up-ratio changes at a restart only"},
+		"catch-up-max-delay": {mirror: old + "; catch-up-max-delay 1", fixed: "storage main: catch-up-max-delay changes at a restart only"},
+		"storage":            {mirror: old, more: "<mappingstorage other/>\n", fixed: "storage other is added: what is served changes at a restart only"},
+		"log":                {mirror: old, more: "<eventlog>\n level debug\n</eventlog>\n", fixed: "eventlog: it changes at a restart only"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
