@@ -583,3 +583,37 @@ func TestV5NothingWaitsWhileTheTargetIsPacked(t *testing.T) {
 		w.wantEqual("b1", "b2")
 	})
 }
+
+// Commits of an earlier recovery are not taken for ones still under way: near its end
+// the next one delays nothing.
+func TestV5NothingWaitsWhenOnlyAFewTransactionsAreMissing(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.lagging(20, "b2")
+		stop := w.writers(m, 2, step/10)
+		if err := m.Recover(t.Context(), "b2"); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		if err := m.Disable(t.Context(), "b2", "test"); err != nil {
+			t.Fatal(err)
+		}
+		for range raidstorage.JoinLag - 2 {
+			w.mustCommit(m, 1, sized(100))
+		}
+		delayed := m.Status().CatchUp.Delayed
+		done := make(chan error, 1)
+		go func() { done <- m.Recover(context.Background(), "b2") }()
+		synctest.Wait()
+		if p := m.Recoveries(); len(p) != 1 || p[0].Phase != raidstorage.PhaseCopy || delayed == 0 {
+			t.Errorf("%d were delayed; then %+v", delayed, p)
+		}
+		before := time.Now()
+		w.mustCommit(m, 2, sized(10000))
+		if delay := time.Since(before); delay != 0 {
+			t.Errorf("it waited %v", delay)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
