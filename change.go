@@ -251,7 +251,7 @@ func (m *Mirror) decideChange(ctx context.Context, p *changePlan) error {
 		}
 	}
 	m.mu.Lock()
-	p.diff.Leaving = slices.DeleteFunc(p.diff.Leaving, func(name string) bool { return !slices.Contains(m.record.InSync, name) })
+	p.leaving(m.record) // it may have turned out to name others
 	err := m.checkLocked(p)
 	m.mu.Unlock()
 	if err != nil {
@@ -328,8 +328,20 @@ func (m *Mirror) applyChange(p *changePlan) {
 	m.tell(Event{Kind: EventChange, Time: m.now(), Reason: p.diff.String(), Epoch: m.record.Epoch,
 		InSync: slices.Clone(m.record.InSync), Condition: m.conditionLocked()})
 	m.mu.Unlock()
+	for _, b := range p.gone {
+		m.run(b.closedAtLast(m))
+	}
 	for _, b := range p.fresh {
 		m.run(b.supervised(m))
+	}
+}
+
+// closedAtLast closes the storage of one that left if its supervisor did not see that,
+// having ended with the mirror while the record was written: Close does not know it.
+func (b *backend) closedAtLast(m *Mirror) func() {
+	return func() {
+		<-b.ended
+		m.closeBackend(b)
 	}
 }
 

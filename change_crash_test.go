@@ -174,10 +174,13 @@ func TestAnExchangedStorageIsNotTrustedAtAStart(t *testing.T) {
 					if err := m.Recover(t.Context(), "b2"); err != nil {
 						t.Fatal(err)
 					}
-				} else { // the database has moved as a whole
+				} else { // the database has moved as a whole, which an operator has to say
 					for i := range w.cfg.Backends {
 						w.cfg.Backends[i].Identity = "new place of " + name(i)
 					}
+					_, err := raidstorage.Open(t.Context(), w.cfg)
+					wantErr[*raidstorage.StartError](t, "Open after a move", err)
+					w.cfg.Force = []string{"b1", "b2"}
 					m = w.start()
 				}
 				w.wantInSync("b1", "b2")

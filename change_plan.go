@@ -141,14 +141,20 @@ func (m *Mirror) planLocked(c Change) (*changePlan, error) {
 			p.gone = append(p.gone, b)
 		}
 	}
-	for _, b := range p.gone {
-		if slices.Contains(m.shown.InSync, b.cfg.Name) {
-			p.diff.Leaving = append(p.diff.Leaving, b.cfg.Name)
-		}
-	}
+	p.leaving(m.shown)
 	p.diff.Order = m.orderLocked(p.backends)
 	p.diff.Settings = differences(*m.tuned(), *p.tuning)
 	return p, nil
+}
+
+// leaving lists those that go and are in sync by the record.
+func (p *changePlan) leaving(record Membership) {
+	p.diff.Leaving = nil
+	for _, b := range p.gone {
+		if slices.Contains(record.InSync, b.cfg.Name) {
+			p.diff.Leaving = append(p.diff.Leaving, b.cfg.Name)
+		}
+	}
 }
 
 // orderLocked returns the names of wanted if those that are there now have another

@@ -77,8 +77,8 @@ type Backend struct {
 	Open func(context.Context) (Storage, error)
 	// Identity, if it is not empty, tells this storage from another one of the same
 	// name: a path, an address. At a start a backend whose identity is not the one that
-	// the record has is not trusted, and recovered, as long as another one in sync is
-	// as the record has it.
+	// the record has is not trusted, and recovered. A database that has moved as a whole
+	// is opened with Force.
 	Identity string
 }
 

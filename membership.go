@@ -72,6 +72,7 @@ func (m Membership) next(now time.Time, reason string) Membership {
 // about it is trusted.
 func (m *Membership) fit(backends []*backend) {
 	names := make([]string, len(backends))
+	known := m.Identities
 	m.Identities = nil
 	for i, b := range backends {
 		name := b.cfg.Name
@@ -82,7 +83,8 @@ func (m *Membership) fit(backends []*backend) {
 			}
 			m.Identities[name] = b.cfg.Identity
 		}
-		if !slices.Contains(m.Members, name) && !slices.Contains(m.New, name) {
+		exchanged := known[name] != "" && b.cfg.Identity != "" && known[name] != b.cfg.Identity
+		if (exchanged || !slices.Contains(m.Members, name)) && !slices.Contains(m.New, name) {
 			m.New = append(m.New, name)
 		}
 	}

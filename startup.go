@@ -133,7 +133,8 @@ func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 }
 
 // distrust takes those out of next.InSync whose storage is another one than the record
-// knows, unless all are: a database may move.
+// knows. If none stays, it takes an operator to say that the database has moved (Force):
+// names that were exchanged, or a configuration from before a change, look the same.
 func (m *Mirror) distrust(ctx context.Context, next *Membership) error {
 	var strangers []string
 	for _, b := range m.backends {
@@ -147,9 +148,6 @@ func (m *Mirror) distrust(ctx context.Context, next *Membership) error {
 		return nil
 	}
 	m.cfg.Logger.Warn("backends have other storages than the record knows", "backends", strangers, "reason", next.Reason)
-	if len(strangers) == len(next.InSync) {
-		return nil
-	}
 	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return slices.Contains(strangers, name) })
 	next.New = append(next.New, strangers...)
 	if need := m.floor(); len(next.InSync) < need {
