@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -81,15 +82,15 @@ func (d *Difference) storage(old, new Storage) {
 	fixed("catch-up-ratio", from.CatchUp.Ratio != to.CatchUp.Ratio || from.CatchUp.Off != to.CatchUp.Off)
 	fixed("catch-up-max-delay", from.CatchUp.MaxDelay != to.CatchUp.MaxDelay)
 	changes := mirrorChanges(from, to)
+	if len(changes) == 0 && len(d.Fixed) == before {
+		changes = []string{"order of members"}
+	}
 	switch {
 	case len(changes) == 0:
 	case d.Mirror != "" && d.Mirror != new.Name:
 		d.Fixed = append(d.Fixed, fmt.Sprintf("storage %s: change %s first; one mirror is changed at a time, so that a failure leaves everything as it was", new.Name, d.Mirror))
 	default:
 		d.Mirror, d.Changes = new.Name, changes
-	}
-	if len(changes) == 0 && len(d.Fixed) == before {
-		d.Mirror, d.Changes = new.Name, []string{"order of members"}
 	}
 }
 
@@ -143,7 +144,27 @@ func same(a, b Storage) bool {
 	return a.Name == b.Name && reflect.DeepEqual(p, q) && slices.EqualFunc(x.Members, y.Members, same)
 }
 
-// describe tells what a storage is, for people and for raidstorage.Backend.Identity.
+// identity is a member's raidstorage.Backend.Identity: what tells its storage from
+// another one of its name. Paths go from the mirror's state directory, so that a
+// database may be moved, or restored, together with its state.
+func identity(v Storage, stateDir string) string {
+	var what, path string
+	switch k := v.Kind.(type) {
+	case *FileStorage:
+		what, path = "file ", k.Path
+	case *Mirror:
+		what, path = "mirror with its state in ", k.StateDir
+	default:
+		return describe(v)
+	}
+	path = absolute(path)
+	if rel, err := filepath.Rel(absolute(stateDir), path); err == nil {
+		path = filepath.ToSlash(rel)
+	}
+	return what + path
+}
+
+// describe tells people what a storage is.
 func describe(v Storage) string {
 	switch k := v.Kind.(type) {
 	case *FileStorage:

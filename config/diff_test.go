@@ -3,6 +3,7 @@ package config_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,4 +116,73 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 func isInvalid(err error) bool {
 	_, ok := errors.AsType[*raidstorage.InvalidError](err)
 	return ok
+}
+
+// Changes of one mirror are not forgotten for those of another one, whatever they are.
+func TestDiffOfTwoMirrorsChangesOneAtATime(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	both := func(first, second string) *config.Config {
+		other := reloadFile(dir, second, "")
+		other = strings.ReplaceAll(other[strings.Index(other, "<raidstorage"):], "raidstorage main", "raidstorage other")
+		other = strings.ReplaceAll(other, "/state", "/state2")
+		return load(t, reloadFile(dir, first, other), nil)
+	}
+	old := both("file 1 a; file 2 b", "file 1 d; file 2 e")
+	for _, second := range []string{"file 2 e; file 1 d", "file 1 d; file 2 e; write-quorum 2"} {
+		d := config.Diff(old, both("file 1 a; file 2 b; file 3 c", second))
+		if d.Mirror != "main" || len(d.Changes) != 1 || !strings.Contains(d.Changes[0], "add member 3") || len(d.Fixed) != 1 {
+			t.Errorf("%s: it tells of %q %q, fixed %q", second, d.Mirror, d.Changes, d.Fixed)
+		}
+	}
+}
+
+// Lines that move, comments and other spellings of a path change nothing.
+func TestDiffIsNotOfPlaces(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := reloadFile(dir, "file 1 a; file 2 b", "<eventlog>\n level info\n</eventlog>\n")
+	client := "<zeoclient 3>\n server 127.0.0.1:9999\n</zeoclient>\n</raidstorage>"
+	text = strings.Replace(text, "</raidstorage>", client, 1)
+	d := config.Diff(load(t, text, nil), load(t, "# edited\n\n"+strings.ReplaceAll(text, "\n", "\n# x\n"), nil))
+	if !d.Empty() {
+		t.Errorf("it tells of %q, fixed %q", d.Changes, d.Fixed)
+	}
+}
+
+// A database may move with its state; a member that moves alone is not trusted.
+func TestADatabaseMayMoveWithItsState(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"all", "exchanged"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			from := filepath.Join(t.TempDir(), "from")
+			if err := os.Mkdir(from, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			cfg := load(t, reloadFile(from, "file 1 a; file 2 b", ""), nil)
+			o, err := cfg.Open(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(o.Mirrors["main"].Disable(t.Context(), "2", "x"), o.Close()); err != nil {
+				t.Fatal(err)
+			}
+			to := from + " moved"
+			if err := os.Rename(from, to); err != nil {
+				t.Fatal(err)
+			}
+			if what == "all" {
+				open(t, load(t, reloadFile(to, "file 1 a; file 2 b", ""), nil))
+				return
+			}
+			o, err = load(t, reloadFile(to, "file 1 b; file 2 a", ""), nil).Open(t.Context(), nil)
+			if err == nil {
+				o.Close()
+			}
+			if _, ok := errors.AsType[*raidstorage.StartError](err); !ok {
+				t.Errorf("Open says %v", err)
+			}
+		})
+	}
 }

@@ -214,11 +214,7 @@ func (m *Mirror) config(name string, logger *slog.Logger) (raidstorage.Config, e
 		if err != nil {
 			return cfg, err
 		}
-		b := raidstorage.Backend{Name: v.Name, Open: open}
-		if _, memory := v.Kind.(*MemStorage); !memory {
-			b.Identity = describe(v)
-		}
-		cfg.Backends = append(cfg.Backends, b)
+		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: v.Name, Open: open, Identity: identity(v, m.StateDir)})
 	}
 	return cfg, nil
 }
