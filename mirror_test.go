@@ -381,6 +381,7 @@ func TestStatusAndWatchTellTheSame(t *testing.T) {
 		if s := m.Status(); s.Condition != raidstorage.Optimal || s.Reason != "" {
 			t.Errorf("at first the mirror is %v (%s)", s.Condition, s.Reason)
 		}
+		synctest.Wait() // the events of the start are told
 		events := m.Watch(t.Context())
 		w.mustCommit(m, 1, "x")
 		w.setDown(true, "b2")
