@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/admin"
 )
 
@@ -174,20 +175,49 @@ func (p *progress) message(m admin.Message) {
 	}
 }
 
-// describe says how far it is: with a bar where the end is known, and people look.
+// describe says how far it is: with a bar where that is known, and people look.
 func (p *progress) describe(m admin.Message) string {
-	r := m.Recovery
-	if r == nil || r.BytesToDo < 0 || r.Bytes+r.BytesToDo <= 0 {
-		return m.Text
+	text := m.Text
+	if r := m.Recovery; r != nil && r.BytesToDo >= 0 && r.Bytes+r.BytesToDo > 0 {
+		total := r.Bytes + r.BytesToDo
+		text = fmt.Sprintf("%d%% of %.1f MiB, %.1f MiB/s", r.Bytes*100/total, mib(total), r.Rate/(1<<20))
+		if r.Left > 0 {
+			text += fmt.Sprintf(", %v left", r.Left.Round(time.Second))
+		}
 	}
-	total := r.Bytes + r.BytesToDo
-	text := fmt.Sprintf("%d%% of %.1f MiB, %.1f MiB/s", r.Bytes*100/total, mib(total), r.Rate/(1<<20))
-	if r.Left > 0 {
-		text += fmt.Sprintf(", %v left", r.Left.Round(time.Second))
-	}
-	if p.terminal {
-		done := int(min(barWidth, r.Bytes*barWidth/total))
-		text = "[" + strings.Repeat("#", done) + strings.Repeat(".", barWidth-done) + "] " + text
+	if done, known := p.share(m); known && p.terminal {
+		n := int(min(barWidth, max(0, done*barWidth)))
+		text = "[" + strings.Repeat("#", n) + strings.Repeat(".", barWidth-n) + "] " + text
 	}
 	return text
+}
+
+// share tells which part of the work is done. A recovery goes by bytes. A verification
+// goes by the time that the compared transactions span, and is half done when it has
+// come to the objects, whose number is not known. A pack goes by its steps, the backends
+// that are packed among them.
+func (p *progress) share(m admin.Message) (done float64, known bool) {
+	switch {
+	case m.Recovery != nil:
+		total := m.Recovery.Bytes + m.Recovery.BytesToDo
+		return float64(m.Recovery.Bytes) / float64(total), m.Recovery.BytesToDo >= 0 && total > 0
+	case m.Verify != nil && m.Verify.Phase == string(raidstorage.VerifyObjects):
+		return 0.5, true
+	case m.Verify != nil && m.Verify.TID != 0:
+		if p.first == 0 {
+			p.first = m.Verify.TID
+		}
+		span := float64(m.Verify.Through - p.first)
+		return float64(m.Verify.TID-p.first) / span / 2, span > 0
+	case m.Pack != nil:
+		through := float64(len(m.Pack.Packed) + len(m.Pack.Failed))
+		switch raidstorage.PackPhase(m.Pack.Phase) {
+		case raidstorage.PackPacking:
+			return (1 + through/(through+1)) / 3, true
+		case raidstorage.PackComparing:
+			return 2.0 / 3, true
+		}
+		return 0, true
+	}
+	return 0, false
 }

@@ -406,6 +406,9 @@ func TestProgressOfRecovery(t *testing.T) {
 	message := func(bytes, toDo int64) admin.Message {
 		return admin.Message{Type: admin.TypeProgress, Text: "copying", Recovery: &admin.Recovery{Bytes: bytes, BytesToDo: toDo, Rate: 2 << 20, Left: 61 * time.Second}}
 	}
+	packs := func(phase string, packed ...string) admin.Message {
+		return admin.Message{Type: admin.TypeProgress, Text: "packing", Pack: &admin.Pack{Phase: phase, Packed: packed}}
+	}
 	for _, c := range []struct {
 		terminal bool
 		message  admin.Message
@@ -415,6 +418,12 @@ func TestProgressOfRecovery(t *testing.T) {
 		{true, message(200<<20, 0), "\r\x1b[Krecover a: [##############################] 100% of 200.0 MiB, 2.0 MiB/s, 1m1s left\r\x1b[K"},
 		{false, message(50<<20, 150<<20), "recover a: 25% of 200.0 MiB, 2.0 MiB/s, 1m1s left\n"},
 		{false, message(50<<20, -1), "recover a: copying\n"},
+		{true, message(50<<20, -1), "\r\x1b[Krecover a: copying\r\x1b[K"},
+		{true, packs("wait"), "\r\x1b[Krecover a: [..............................] packing\r\x1b[K"},
+		{true, packs("pack", "x"), "\r\x1b[Krecover a: [###############...............] packing\r\x1b[K"},
+		{true, packs("compare", "x", "y"), "\r\x1b[Krecover a: [####################..........] packing\r\x1b[K"},
+		{false, packs("pack", "x"), "recover a: packing\n"},
+		{true, admin.Message{Type: admin.TypeProgress, Text: "comparing", Verify: &admin.Verify{Phase: "objects"}}, "\r\x1b[Krecover a: [###############...............] comparing\r\x1b[K"},
 		{false, message(0, 0), "recover a: copying\n"},
 		{false, admin.Message{Type: admin.TypeEnd, Text: "done"}, ""},
 		{false, admin.Message{Type: admin.TypeBegin, Joined: true}, "recover a: it was begun already\n"},
@@ -430,5 +439,23 @@ func TestProgressOfRecovery(t *testing.T) {
 		if got := out.String(); got != c.want && got != c.want+c.want {
 			t.Errorf("terminal %v, %+v: %q, want %q", c.terminal, c.message, got, c.want)
 		}
+	}
+}
+
+// A verification has no number to go by, but the times of the transactions.
+func TestProgressOfVerification(t *testing.T) {
+	t.Parallel()
+	p := env{terminal: true, now: time.Now}.progress("verify", false)
+	for _, c := range []struct {
+		tid  admin.TID
+		want float64
+	}{{1000, 0}, {1500, 0.25}, {2000, 0.5}} {
+		got, known := p.share(admin.Message{Verify: &admin.Verify{Phase: "log", TID: c.tid, Through: 2000}})
+		if got != c.want || !known {
+			t.Errorf("at %d: %v, %v", c.tid, got, known)
+		}
+	}
+	if _, known := p.share(admin.Message{}); known {
+		t.Error("nothing is known of nothing")
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"github.com/zeoraid/raidstorage/admin"
 )
 
 // How often progress is shown.
@@ -22,6 +24,7 @@ type progress struct {
 	start time.Time
 	shown time.Time // when it was shown last
 	drawn bool      // there is a line on the terminal
+	first admin.TID // the first transaction that a verification told of
 }
 
 func (e env) progress(name string, quiet bool) *progress {
