@@ -138,10 +138,9 @@ func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 func (m *Mirror) distrust(ctx context.Context, next *Membership) error {
 	var strangers []string
 	for _, b := range m.backends {
-		name, known := b.cfg.Name, m.record.Identities[b.cfg.Name]
-		if slices.Contains(next.InSync, name) && known != "" && b.cfg.Identity != "" && known != b.cfg.Identity {
+		if name := b.cfg.Name; slices.Contains(next.InSync, name) && m.exchanged(b) {
 			strangers = append(strangers, name)
-			next.Reason += fmt.Sprintf("; %s is %s, and was %s", name, b.cfg.Identity, known)
+			next.Reason += fmt.Sprintf("; %s is %s, and was %s", name, b.cfg.Identity, m.record.Identities[name])
 		}
 	}
 	if len(strangers) == 0 {
@@ -155,6 +154,12 @@ func (m *Mirror) distrust(ctx context.Context, next *Membership) error {
 			Err: fmt.Errorf("other storages than the record knows: %s", next.Reason)})
 	}
 	return nil
+}
+
+// exchanged tells whether b has another storage than the record knows.
+func (m *Mirror) exchanged(b *backend) bool {
+	known := m.record.Identities[b.cfg.Name]
+	return known != "" && b.cfg.Identity != "" && known != b.cfg.Identity
 }
 
 // forced returns the record that Force asks for, provided that those backends can
@@ -195,6 +200,8 @@ func (m *Mirror) startError(ctx context.Context, cause error) error {
 		m.mu.Unlock()
 		inSync := slices.Contains(m.record.InSync, b.cfg.Name)
 		switch {
+		case inSync && m.exchanged(b):
+			e.Backends[b.cfg.Name] = fmt.Sprintf("in sync by the record, which knows it as %s, and now is %s", m.record.Identities[b.cfg.Name], b.cfg.Identity)
 		case inSync && (s == nil || s.dead.Load()):
 			e.Backends[b.cfg.Name] = "in sync by the record, but failed: " + reason
 		case inSync:

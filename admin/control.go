@@ -173,7 +173,9 @@ func (q *request) begin(ctx context.Context, run func(context.Context, *job)) (*
 	}
 	same := j.asked
 	same.Wait = q.asked.Wait
-	if joined && (same != q.asked || q.op == OpVerify) { // a verification ends with its client
+	// A verification ends with its client, and a reload has read the file already, which
+	// may have been edited since.
+	if joined && (same != q.asked || q.op == OpVerify || q.op == OpReload) {
 		refuse(q.w, http.StatusConflict, Failure{Kind: KindBusy, Text: fmt.Sprintf("another %s is under way", q.op), Hint: "ask again when it has ended"})
 		return nil, false
 	}

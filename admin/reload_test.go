@@ -116,3 +116,33 @@ func TestAReloadThatTakesLongIsFollowed(t *testing.T) {
 		}
 	})
 }
+
+// One that is under way has read the file already: another request does not take its
+// result for that of a file that was edited since.
+func TestAReloadDoesNotJoinAnother(t *testing.T) {
+	t.Parallel()
+	begun, end := make(chan bool), make(chan bool)
+	r := newRig(t, func(c *admin.Config) {
+		c.Reload = func(context.Context, bool) ([]string, error) {
+			begun <- true
+			<-end
+			return []string{"x"}, nil
+		}
+	})
+	for _, dryRun := range []bool{true, false} {
+		first := make(chan error, 1)
+		go func() {
+			_, err := r.client.Reload(t.Context(), dryRun, nil)
+			first <- err
+		}()
+		<-begun
+		second, err := r.client.Reload(t.Context(), dryRun, nil)
+		if err != nil || second.Failure == nil || second.Failure.Kind != admin.KindBusy {
+			t.Errorf("dry run %v: %+v, %v", dryRun, second, err)
+		}
+		end <- true
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/zeoraid/raidstorage"
@@ -31,6 +32,7 @@ func (e env) reload(ctx context.Context, args []string) int {
 	if dryRun {
 		steps = steps[:1]
 	}
+	var shown []string
 	for i, dry := range steps {
 		last := i == len(steps)-1
 		end, err := f.client().Reload(ctx, dry, func(m admin.Message) {
@@ -41,11 +43,12 @@ func (e env) reload(ctx context.Context, args []string) int {
 		if err != nil {
 			return e.unknown(&f, "reload", err)
 		}
-		if i == 0 && !f.json {
+		if !f.json && !slices.Equal(end.Difference, shown) { // not what was shown, if the file was edited meanwhile
 			for _, line := range end.Difference {
 				fmt.Fprintln(e.stdout, line)
 			}
 		}
+		shown = end.Difference
 		if end.Failure != nil {
 			if !f.json {
 				e.verdict(admin.OpReload, end)
