@@ -148,27 +148,26 @@ func same(a, b Storage) bool {
 // another one of its name. Paths go from the mirror's state directory, so that a
 // database may be moved, or restored, together with its state.
 func identity(v Storage, stateDir string) string {
-	var what, path string
-	switch k := v.Kind.(type) {
-	case *FileStorage:
-		what, path = "file ", k.Path
-	case *Mirror:
-		what, path = "mirror with its state in ", k.StateDir
-	default:
-		return describe(v)
-	}
-	path = absolute(path)
-	if rel, err := filepath.Rel(absolute(stateDir), path); err == nil {
-		path = filepath.ToSlash(rel)
-	}
-	return what + path
+	return describeFrom(v, func(path string) string {
+		path = absolute(path)
+		if rel, err := filepath.Rel(absolute(stateDir), path); err == nil {
+			path = filepath.ToSlash(rel)
+		}
+		return path
+	})
 }
 
 // describe tells people what a storage is.
-func describe(v Storage) string {
+func describe(v Storage) string { return describeFrom(v, absolute) }
+
+func describeFrom(v Storage, show func(path string) string) string {
 	switch k := v.Kind.(type) {
 	case *FileStorage:
-		return "file " + absolute(k.Path)
+		text := "file " + show(k.Path)
+		if k.BlobDir != "" {
+			text += " with blobs in " + show(k.BlobDir)
+		}
+		return text
 	case *ZEOClient:
 		var servers []string
 		for _, a := range k.Servers {
@@ -176,7 +175,7 @@ func describe(v Storage) string {
 		}
 		return fmt.Sprintf("storage %s at %s", k.Storage, strings.Join(servers, ", "))
 	case *Mirror:
-		return "mirror with its state in " + absolute(k.StateDir)
+		return "mirror with its state in " + show(k.StateDir)
 	}
 	return "in memory"
 }

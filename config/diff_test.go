@@ -153,7 +153,7 @@ func TestDiffIsNotOfPlaces(t *testing.T) {
 // A database may move with its state; a member that moves alone is not trusted.
 func TestADatabaseMayMoveWithItsState(t *testing.T) {
 	t.Parallel()
-	for _, what := range []string{"all", "exchanged"} {
+	for _, what := range []string{"all", "exchanged", "other blobs"} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			from := filepath.Join(t.TempDir(), "from")
@@ -176,7 +176,11 @@ func TestADatabaseMayMoveWithItsState(t *testing.T) {
 				open(t, load(t, reloadFile(to, "file 1 a; file 2 b", ""), nil))
 				return
 			}
-			o, err = load(t, reloadFile(to, "file 1 b; file 2 a", ""), nil).Open(t.Context(), nil)
+			after := reloadFile(to, "file 1 b; file 2 a", "")
+			if what == "other blobs" {
+				after = strings.Replace(reloadFile(to, "file 1 a; file 2 b", ""), "</filestorage>", " blob-dir "+to+"/blobs\n</filestorage>", 1)
+			}
+			o, err = load(t, after, nil).Open(t.Context(), nil)
 			if err == nil {
 				o.Close()
 			}
