@@ -1,9 +1,13 @@
 package raidstorage_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -142,4 +146,130 @@ func TestAnExchangedStorageOutOfSyncIsComparedAsAWhole(t *testing.T) {
 		wantErr[*raidstorage.DivergedError](t, "Recover", m.Recover(t.Context(), "b2"))
 		w.wantInSync("b1")
 	})
+}
+
+// Changes, recoveries, packs, commits, switched-off backends and a Close at any moment:
+// nothing hangs, nothing is lost, every storage that was opened is closed.
+func TestChangesAmongEverythingElse(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			scenarioIn(t, 5, func(t *testing.T, w *world) { changesAmongEverythingElse(t, w, seed) })
+		})
+	}
+}
+
+func changesAmongEverythingElse(t *testing.T, w *world, seed uint64) {
+	w.all = w.cfg.Backends
+	var opened []*storagetest.FaultyStorage
+	for i := range w.all {
+		open := w.opener(i)
+		w.all[i].Open = func(ctx context.Context) (raidstorage.Storage, error) {
+			s, err := open(ctx)
+			if err == nil {
+				w.mu.Lock()
+				opened = append(opened, s.(*storagetest.FaultyStorage))
+				w.mu.Unlock()
+			}
+			return s, err
+		}
+	}
+	w.cfg.Backends, w.cfg.AutoRecover = w.all[:3:3], raidstorage.AutoRecoverOn
+	m := w.start()
+	w.fill(m, 10)
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	acknowledged, commits := map[raidstorage.OID]int{}, 0
+	worker := func(id uint64, step func(rng *rand.Rand)) {
+		all.Go(func() {
+			for rng := rand.New(rand.NewPCG(seed, id)); ctx.Err() == nil; {
+				step(rng)
+				<-time.After(time.Duration(rng.IntN(3000)) * time.Millisecond)
+			}
+		})
+	}
+	for id := range uint64(3) {
+		n := 0
+		worker(id, func(*rand.Rand) {
+			n++
+			if _, err := commit(m, raidstorage.OID(1000+id), fmt.Sprint(n)); err == nil {
+				mu.Lock()
+				acknowledged[raidstorage.OID(1000+id)] = n
+				commits++
+				mu.Unlock()
+			}
+		})
+	}
+	for id := uint64(10); id < 13; id++ {
+		worker(id, func(rng *rand.Rand) {
+			limited, cancel := context.WithTimeout(ctx, time.Duration(rng.IntN(10000))*time.Millisecond)
+			defer cancel()
+			c := m.Settings()
+			c.NoWait = rng.IntN(2) == 0
+			spare := w.all[rng.IntN(len(w.all))]
+			at := slices.IndexFunc(c.Backends, func(b raidstorage.Backend) bool { return b.Name == spare.Name })
+			switch k := rng.IntN(len(c.Backends)); {
+			case at < 0:
+				c.Backends = slices.Insert(c.Backends, k, spare)
+			case rng.IntN(4) == 0:
+				c.Backends[at] = spare // anew
+			case len(c.Backends) > 1:
+				c.Backends = slices.Delete(c.Backends, at, at+1)
+			}
+			c.WriteQuorum = 1 + rng.IntN(min(2, len(c.Backends)))
+			c.StartQuorum = 1
+			m.Change(limited, c)
+		})
+	}
+	faults := rand.New(rand.NewPCG(seed, 99)) // guarded by the register's lock
+	w.reg.on(func(raidstorage.Membership) registerFault {
+		if faults.IntN(8) > 0 {
+			return registerWorks
+		}
+		return []registerFault{registerFails, registerLosesReply, registerIsLate}[faults.IntN(3)]
+	})
+	worker(24, func(*rand.Rand) { w.reg.deliver() })
+	worker(20, func(rng *rand.Rand) {
+		last, _ := m.LastTID(ctx)
+		m.Pack(ctx, raidstorage.PackOptions{Through: last - 1<<32})
+	})
+	worker(21, func(rng *rand.Rand) { m.Recover(ctx, name(rng.IntN(5))) })
+	worker(22, func(rng *rand.Rand) {
+		m.Verify(ctx, raidstorage.VerifyOptions{})
+		if f := w.backend(name(rng.IntN(5))); f != nil && rng.IntN(2) == 0 {
+			f.CutOff()
+		}
+	})
+	worker(23, func(rng *rand.Rand) { m.LoadBefore(ctx, raidstorage.OID(1000+rng.IntN(3)), raidstorage.MaxTID) })
+	<-time.After(2 * time.Minute)
+	if seed%2 == 0 { // Close in the middle of it
+		if err := m.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	stop()
+	all.Wait()
+	m.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range opened {
+		if _, err := s.LastTID(t.Context()); err == nil {
+			t.Errorf("a storage of %s was left open", s.Name())
+		}
+	}
+	if commits < 20 {
+		t.Errorf("only %d commits", commits)
+	}
+	for _, in := range w.record().InSync {
+		disk := w.mem.stores[in[1]-'1'].Another("check")
+		for id, last := range acknowledged {
+			rev, err := disk.LoadBefore(t.Context(), id, raidstorage.MaxTID)
+			var n int
+			if _, scanErr := fmt.Sscan(string(rev.Data), &n); err != nil || scanErr != nil || n < last {
+				t.Errorf("%s has %q of %v, and %d was acknowledged (%v)", in, rev.Data, id, last, err)
+			}
+		}
+	}
 }
