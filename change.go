@@ -44,8 +44,8 @@ type Change struct {
 	ReadPolicy               ReadPolicy
 	// Timeouts hold for what begins afterwards.
 	Timeouts Timeouts
-	// NoWait refuses with *BusyError instead of waiting for a pack, a recovery, a
-	// verification or another change to end.
+	// NoWait refuses with *BusyError instead of waiting for a pack, a recovery of a
+	// backend that stays, a verification or another change to end.
 	NoWait bool
 }
 
@@ -199,14 +199,7 @@ func (m *Mirror) editLocked(edit func(Change) (Change, error)) (*changePlan, err
 // changeAlone makes the change when nothing runs that it excludes, and returns those
 // that have left.
 func (m *Mirror) changeAlone(ctx context.Context, noWait bool, first *changePlan, edit func(Change) (Change, error)) ([]*backend, error) {
-	hurry := func() {
-		for _, b := range first.gone {
-			if b.cancelRecovery != nil {
-				b.cancelRecovery()
-			}
-		}
-	}
-	if err := m.exclusion.beginChange(ctx, m, noWait, hurry); err != nil {
+	if err := m.exclusion.beginChange(ctx, m, noWait, first.gone); err != nil {
 		return nil, err
 	}
 	defer m.exclusion.endChange(m)

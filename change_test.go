@@ -3,6 +3,7 @@ package raidstorage_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -511,6 +512,13 @@ func TestChangeAndRecoveryExcludeEachOther(t *testing.T) {
 
 // A recovery of what leaves is not waited for.
 func TestRemovingEndsTheRecoveryOfThatBackend(t *testing.T) {
+	t.Parallel()
+	for _, noWait := range []bool{false, true} {
+		t.Run(fmt.Sprint("no wait ", noWait), func(t *testing.T) { removingEndsTheRecovery(t, noWait) })
+	}
+}
+
+func removingEndsTheRecovery(t *testing.T, noWait bool) {
 	changing(t, 3, 0, func(t *testing.T, w *world, m *raidstorage.Mirror) {
 		if err := m.Disable(t.Context(), "b3", "x"); err != nil {
 			t.Fatal(err)
@@ -524,7 +532,9 @@ func TestRemovingEndsTheRecoveryOfThatBackend(t *testing.T) {
 		w.waitState(m, "b3", raidstorage.StateRecovering)
 		w.backend("b3").WaitFor(t.Context(), storagetest.CallRestore, 1)
 		began := time.Now()
-		if err := m.Remove(t.Context(), "b3"); err != nil {
+		c := w.only(m, "b1", "b2")
+		c.NoWait = noWait
+		if err := m.Change(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		if waited := time.Since(began); waited > 0 {

@@ -3,6 +3,7 @@ package raidstorage
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -38,6 +39,7 @@ type exclusion struct {
 type sharer struct {
 	what  string
 	since time.Time
+	of    *backend // that is recovered, nil for what is no recovery
 }
 
 // waitLocked returns a channel that is closed when something ends. The caller holds
@@ -113,9 +115,9 @@ func (x *exclusion) exclusive(ctx context.Context, m *Mirror, progress *PackProg
 	}
 }
 
-// beginChange begins a change of the configuration, as exclusive does a pack. While it
-// waits for others than a pack it calls hurry, with Mirror.mu held.
-func (x *exclusion) beginChange(ctx context.Context, m *Mirror, noWait bool, hurry func()) error {
+// beginChange begins a change of the configuration, as exclusive does a pack. It cancels
+// the recoveries of those that leave, and waits for their ends even if noWait is set.
+func (x *exclusion) beginChange(ctx context.Context, m *Mirror, noWait bool, gone []*backend) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	me := &sharer{what: "change", since: m.now()}
@@ -128,13 +130,17 @@ func (x *exclusion) beginChange(ctx context.Context, m *Mirror, noWait bool, hur
 			x.change = me
 			return nil
 		}
-		if noWait {
+		mine := x.pack == nil && x.change == nil
+		if noWait && !(mine && x.onlyRecoverLocked(gone)) {
 			return busy
 		}
-		mine := x.pack == nil && x.change == nil
 		if mine {
 			x.change = me
-			hurry()
+			for _, b := range gone {
+				if b.cancelRecovery != nil {
+					b.cancelRecovery()
+				}
+			}
 		}
 		err := x.awaitLocked(ctx, m)
 		if mine {
@@ -145,6 +151,16 @@ func (x *exclusion) beginChange(ctx context.Context, m *Mirror, noWait bool, hur
 			return err
 		}
 	}
+}
+
+// onlyRecoverLocked tells whether all that runs are recoveries of backends.
+func (x *exclusion) onlyRecoverLocked(backends []*backend) bool {
+	for o := range x.others {
+		if !slices.Contains(backends, o.of) {
+			return false
+		}
+	}
+	return true
 }
 
 // endChange ends a change and lets the others begin.
