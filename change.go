@@ -21,7 +21,8 @@ package raidstorage
 // configuration opens as ever, and with the new one those not in sync by the record are
 // recovered, as at any start with an edited configuration. After it those that leave are
 // not in sync: with the new configuration the rest opens; with the old one the rest opens
-// too, and what had left is recovered. If the answer to the compare-and-set is lost the
+// too, and what had left is recovered, unless none of those in sync is what the record says
+// (Backend.Identity): then it is refused. If the answer to the compare-and-set is lost the
 // old configuration stays in force: the old record is written again, which also keeps the
 // lost one from coming later. If that fails as well, moveEpoch makes the record fit when
 // the register is back: a backend that it does not call in sync any more is recovered.

@@ -153,9 +153,10 @@ func TestServeMakesADatabaseAndFindsItAgain(t *testing.T) {
 	wantOne(t, second.zeo, 1, tid)
 }
 
-// A server of its own process is killed, starts again, and is told to end.
+// A server of its own process is killed, starts again, and is told to end. It is not
+// parallel to others: between fork and exec a child holds the file locks of this process,
+// and keeps others from opening again what they have closed.
 func TestServeSurvivesKillsAndEndsWhenTold(t *testing.T) {
-	t.Parallel()
 	program, dir := filepath.Join(t.TempDir(), "zeoraid"), t.TempDir()
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
