@@ -63,11 +63,16 @@ func serveHere(t *testing.T, args ...string) (s *server, end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	s = &server{log: new(bytes.Buffer), exit: make(chan int, 1)}
 	r, w := io.Pipe()
+	over := make(chan struct{})
 	go func() {
+		defer close(over)
 		s.exit <- run(ctx, args, w, s.log)
 		w.Close()
 	}()
-	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		cancel()
+		<-over // before its files are removed
+	})
 	s.await(t, r)
 	return s, cancel
 }
