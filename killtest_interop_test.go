@@ -11,7 +11,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -146,16 +145,9 @@ func hexDigest(data []byte) string {
 // printed.
 func runPython(t *testing.T, program string, args ...string) string {
 	t.Helper()
-	python := os.Getenv("RAIDSTORAGE_PYTHON")
-	if python == "" {
-		python = filepath.Join(".cache", "venv", "bin", "python")
-		if _, err := os.Stat(python); err != nil {
-			t.Fatalf("%v: .ci/run makes it; or set RAIDSTORAGE_PYTHON to an interpreter with ZODB", err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), killDeadline)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, python, append([]string{"-"}, args...)...)
+	cmd := exec.CommandContext(ctx, python(t), append([]string{"-"}, args...)...)
 	cmd.Stdin = strings.NewReader(program)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
