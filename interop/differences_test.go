@@ -44,10 +44,6 @@ func differences() []difference {
 		{name: `^testZEO\.client_has_newer_data_than_server$`, only: mirror,
 			reason: "puts an old file in place; the mirror finds its member old and recovers it, so nothing is lost"},
 
-		{name: `\.(test|check)TransactionExtensionFromIterator$`,
-			only:   func(s suite) bool { return !s.msgpack },
-			reason: "has an extension whose pickle calls dict; messages hold plain values only"},
-
 		// These need the classes of the objects in the server.
 		{name: `\.(test|check)Undo(Multiple)?ConflictResolution(Reversed)?$`,
 			reason: "an undo that must be resolved: only clients have the classes; protocol 5 has them resolve stores only"},

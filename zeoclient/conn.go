@@ -3,7 +3,6 @@ package zeoclient
 import (
 	"bytes"
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -265,60 +264,6 @@ func (c *conn) own(b []byte) []byte {
 		return b
 	}
 	return bytes.Clone(b)
-}
-
-// failure returns why the connection ended, nil if it has not.
-func (c *conn) failure() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
-
-// fail ends the connection and all its calls.
-func (c *conn) fail(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.failLocked(err)
-}
-
-func (c *conn) failLocked(err error) {
-	if c.err != nil {
-		return
-	}
-	if v, ok := errors.AsType[violation](err); ok {
-		err = &ProtocolError{Server: c.server, Reason: string(v)}
-	}
-	if _, typed := errors.AsType[*ProtocolError](err); !typed && !errors.Is(err, raidstorage.ErrClosed) {
-		err = &DisconnectedError{Server: c.server, Err: err}
-	}
-	c.err = err
-	for _, k := range c.calls {
-		k.err = err
-		close(k.done)
-	}
-	for _, d := range c.downloads {
-		d.end(err)
-	}
-	c.calls, c.downloads = nil, nil
-	close(c.done)
-	_ = c.raw.Close() // it is over anyway, and err says why
-}
-
-// spawn runs f in a goroutine that close waits for, unless the connection has ended.
-func (c *conn) spawn(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return false
-	}
-	c.wg.Go(f)
-	return true
-}
-
-// close ends the connection and waits for its goroutines.
-func (c *conn) close(err error) {
-	c.fail(err)
-	c.wg.Wait()
 }
 
 // write is the writer's goroutine; it ends with the connection.

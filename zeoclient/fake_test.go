@@ -30,7 +30,10 @@ type fake struct {
 	blobs    map[blobKey]string
 	// hook sees a message first; true: it is done with. It is called by the
 	// connection's goroutine.
-	hook  func(*fakeConn, zeowire.Message) bool
+	hook func(*fakeConn, zeowire.Message) bool
+	// atEnd is called when a client sends no more, by the connection's goroutine, and
+	// with the error of reading. The connection is closed then. May be nil.
+	atEnd func(*fakeConn, error)
 	calls map[string]int
 	turns int // how often a server had to wait for a client
 	// beyond counts what was asked for after the end: Python's server logs a traceback.
@@ -256,6 +259,12 @@ func (c *fakeConn) serve() {
 	for {
 		body, err := frames.Next()
 		if err != nil {
+			c.f.mu.Lock()
+			atEnd := c.f.atEnd
+			c.f.mu.Unlock()
+			if atEnd != nil {
+				atEnd(c, err)
+			}
 			return
 		}
 		m, err := decoder.Message(body)

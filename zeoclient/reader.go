@@ -17,6 +17,10 @@ func (c *conn) read(frames *zeowire.FrameReader) {
 			c.fail(err)
 			return
 		}
+		if c.over() {
+			c.discard()
+			return
+		}
 		c.heard.Add(1)
 		message, err := decoder.Message(body)
 		if err != nil {

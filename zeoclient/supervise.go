@@ -103,9 +103,6 @@ func (s *Storage) publish(c *conn) {
 	s.conn, s.lastInfo, s.lastErr = c, c.info, nil
 	close(s.attempt)
 	s.attempt = make(chan struct{})
-	if s.isClosed { // Close did not see it
-		c.fail(raidstorage.ErrClosed)
-	}
 }
 
 func (s *Storage) attemptFailed(err error) {

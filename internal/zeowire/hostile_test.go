@@ -42,6 +42,7 @@ func bombs() []bomb {
 	bigLaughs += "(" + strings.Repeat("h\x00", 3000) + "t"
 	again := "(" + strings.Repeat("N", 100000) + "tq\x000" // put into something and thrown away, over and over
 	again += strings.Repeat("h\x00\x850", 100000) + "N"
+	dicts := "NN\x86q\x000(" + strings.Repeat("h\x00", 10000) + "tq\x010" + strings.Repeat("cbuiltins\ndict\nh\x01\x85R0", 3000) + "N"
 	return []bomb{
 		{"nested tuples", z, strings.Repeat(")", 1) + strings.Repeat("\x85", 1<<20)},
 		{"nested lists", z, strings.Repeat("]", 1<<20) + strings.Repeat("a", 1<<20)},
@@ -51,6 +52,7 @@ func bombs() []bomb {
 		{"a billion laughs", z, laughs},
 		{"the same bytes many times", z, bigLaughs},
 		{"work for nothing", z, again},
+		{"the same dict made many times", z, dicts},
 		{"dups of dups", z, "]" + strings.Repeat("2", 1<<21)},
 		{"a list in itself", z, "]q\x00h\x00a"},
 		{"a list in itself, marked", z, "]q\x00(h\x00Ne"},

@@ -6,7 +6,8 @@ import (
 )
 
 // This file has the opcodes that name classes. A class is never looked up, nothing is
-// called: exceptions become data, and ZopeUndo's Prefix its path.
+// called: exceptions become data, ZopeUndo's Prefix its path, and a dict that a call
+// makes of pairs, as some metadata of transactions have it, a dict.
 
 const (
 	posModule    = "ZODB.POSException"
@@ -23,6 +24,7 @@ const (
 	globalPrefix        // ZopeUndo.Prefix.Prefix
 	globalReconstructor // copyreg._reconstructor(class, object, None)
 	globalObject        // object, as an argument of the latter
+	globalDict          // dict
 )
 
 // class does what concerns classes.
@@ -91,6 +93,8 @@ func globalOf(path string) (what int, ok bool) {
 		return globalReconstructor, true
 	case "builtins.object", "__builtin__.object":
 		return globalObject, true
+	case "builtins.dict", "__builtin__.dict":
+		return globalDict, true
 	case "builtins.StopIteration", "builtins.KeyboardInterrupt", "builtins.SystemExit", "builtins.GeneratorExit",
 		posModule + ".Unsupported":
 		return globalException, true
@@ -132,8 +136,45 @@ func (m *pickleMachine) construct(class Value, args entry, newObj bool) error {
 		return m.build(Value{kind: KindPrefix})
 	case what == globalPrefix && !newObj && len(items) == 1 && items[0].kind == KindText:
 		return m.push(Value{kind: KindPrefix, data: items[0].data})
+	case what == globalDict && !newObj:
+		return m.callDict(args)
 	}
 	return m.fail("a call of a class that is not allowed")
+}
+
+// callDict does what dict() does, and dict(pairs). As the pairs are copied, a pickle
+// that calls it for the same ones again and again is refused: all calls together may
+// have no more pairs than the pickle has bytes.
+func (m *pickleMachine) callDict(args entry) error {
+	if len(args.v.items) == 0 {
+		return m.build(Value{kind: KindDict})
+	}
+	pairs := args.v.items[0]
+	if len(args.v.items) > 1 || pairs.kind != KindList && pairs.kind != KindTuple {
+		return m.fail("a dict of something that is no pairs")
+	}
+	if m.called += len(pairs.items); m.called > len(m.body) {
+		return m.fail("too much to do")
+	}
+	// The arguments, the pairs, and what is in a pair: a dict is two levels less.
+	inside := args.cost
+	inside.depth = max(inside.depth-3, 0)
+	o := object{v: Value{kind: KindDict}, cost: cost{depth: 1, items: 1}}
+	if err := m.add(&o.cost, inside); err != nil {
+		return err
+	}
+	items := make([]Value, 0, 2*len(pairs.items))
+	for _, pair := range pairs.items {
+		if pair.kind != KindTuple && pair.kind != KindList || len(pair.items) != 2 {
+			return m.fail("a dict of something that is no pairs")
+		}
+		if !pair.items[0].hashable() {
+			return m.fail("a key of a dict that cannot be one")
+		}
+		items = append(items, pair.items...)
+	}
+	o.v.items = items
+	return m.pushObject(o)
 }
 
 func isGlobal(v Value, what uint64) bool { return v.kind == kindGlobal && v.num == what }

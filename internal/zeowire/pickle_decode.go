@@ -21,6 +21,7 @@ type pickleMachine struct {
 	maxItems int
 	maxBytes int
 	work     int // what was moved about, see add
+	called   int // pairs of which dicts were made, see callDict
 	stack    []entry
 	marks    []int // heights of the stack
 	memo     map[uint64]entry
@@ -48,7 +49,7 @@ type object struct {
 
 func (d *Decoder) unpickle(body []byte) (Value, error) {
 	m := &d.pickle
-	m.d, m.body, m.pos, m.op, m.work = d, body, 0, 0, 0
+	m.d, m.body, m.pos, m.op, m.work, m.called = d, body, 0, 0, 0, 0
 	m.maxDepth = d.depthLimit()
 	m.maxItems = orDefault(d.MaxItems, defaultItems)
 	m.maxBytes = orDefault(d.MaxBytes, defaultBytes)
