@@ -55,6 +55,9 @@ type Config struct {
 	// CatchUp slows commits while a backend is recovered, as far as that is needed.
 	CatchUp CatchUp
 
+	// Scrub has the backends compared in the background.
+	Scrub Scrub
+
 	// SpoolBytes is how much of one transaction's data is kept in memory until it
 	// votes; the rest waits in a temporary file. Default 32 MiB.
 	SpoolBytes int64
@@ -157,7 +160,7 @@ func (c Config) Validate() error {
 		}
 	}
 	t := c.Timeouts
-	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, c.RetryMin, c.RetryMax) < 0 || c.SpoolBytes < 0 {
+	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, c.RetryMin, c.RetryMax, c.Scrub.Interval) < 0 || min(c.SpoolBytes, c.Scrub.BytesPerSecond) < 0 {
 		fault("a negative duration or size")
 	}
 	if f := c.CatchUp.fault(); f != "" {
@@ -191,6 +194,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.RetryMax, max(2*time.Minute, c.RetryMin))
 	fill(&c.CatchUp.Ratio, defaultCatchUpRatio)
 	fill(&c.CatchUp.MaxDelay, defaultCatchUpMaxDelay)
+	fill(&c.Scrub.BytesPerSecond, defaultScrubRate)
 	fill(&c.SpoolBytes, 32<<20)
 	if c.Clock == nil {
 		c.Clock = time.Now

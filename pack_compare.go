@@ -215,6 +215,11 @@ func serialsAt(ctx context.Context, sessions []*session, oid OID, before TID) ([
 // visit gets one record of each, nil for who has none of that oid; they are valid
 // until it returns.
 func walkCurrent(ctx context.Context, m *Mirror, sessions []*session, visit func(oid OID, records []*Record) error) error {
+	return walkCurrentFrom(ctx, m, sessions, 0, visit)
+}
+
+// walkCurrentFrom is walkCurrent, from an oid on.
+func walkCurrentFrom(ctx context.Context, m *Mirror, sessions []*session, from OID, visit func(oid OID, records []*Record) error) error {
 	type side struct {
 		next func() (Record, error, bool)
 		rec  Record
@@ -235,7 +240,7 @@ func walkCurrent(ctx context.Context, m *Mirror, sessions []*session, visit func
 			return err
 		}
 		next, stop := iter.Pull2(stepwise(ctx, m.tuned().Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
-			return ri.CurrentRecords(ctx, 0)
+			return ri.CurrentRecords(ctx, from)
 		}))
 		defer stop()
 		sides[i].next = next

@@ -40,6 +40,8 @@ type sharer struct {
 	what  string
 	since time.Time
 	of    *backend // that is recovered, nil for what is no recovery
+	// giveWay, if not nil, ends it within a moment: it goes on later. It holds up nobody.
+	giveWay func()
 }
 
 // waitLocked returns a channel that is closed when something ends. The caller holds
@@ -94,15 +96,17 @@ func (x *exclusion) exclusive(ctx context.Context, m *Mirror, progress *PackProg
 			x.pack = progress
 			return nil
 		}
-		if noWait {
+		free := x.pack == nil && x.change == nil
+		if noWait && !(free && x.onlyEndLocked(nil)) {
 			return busy
 		}
 		mine := false
-		if x.pack == nil && x.change == nil { // announce it
+		if free { // announce it
 			waiting := *progress
 			waiting.Reason = "a " + busy.Holder
 			x.pack, mine = &waiting, true
 			m.tell(Event{Kind: EventPack, Time: m.now(), Condition: m.conditionLocked(), Pack: x.pack})
+			x.giveWayLocked()
 		}
 		err := x.awaitLocked(ctx, m)
 		if mine {
@@ -131,11 +135,12 @@ func (x *exclusion) beginChange(ctx context.Context, m *Mirror, noWait bool, gon
 			return nil
 		}
 		mine := x.pack == nil && x.change == nil
-		if noWait && !(mine && x.onlyRecoverLocked(gone)) {
+		if noWait && !(mine && x.onlyEndLocked(gone)) {
 			return busy
 		}
 		if mine {
 			x.change = me
+			x.giveWayLocked()
 			for _, b := range gone {
 				if b.cancelRecovery != nil {
 					b.cancelRecovery()
@@ -153,14 +158,50 @@ func (x *exclusion) beginChange(ctx context.Context, m *Mirror, noWait bool, gon
 	}
 }
 
-// onlyRecoverLocked tells whether all that runs are recoveries of backends.
-func (x *exclusion) onlyRecoverLocked(backends []*backend) bool {
+// onlyEndLocked tells whether all that runs are recoveries of backends, which are
+// cancelled, and what gives way.
+func (x *exclusion) onlyEndLocked(backends []*backend) bool {
 	for o := range x.others {
-		if !slices.Contains(backends, o.of) {
+		if o.giveWay == nil && !slices.Contains(backends, o.of) {
 			return false
 		}
 	}
 	return true
+}
+
+// giveWayLocked ends those that give way.
+func (x *exclusion) giveWayLocked() {
+	for o := range x.others {
+		if o.giveWay != nil {
+			o.giveWay()
+		}
+	}
+}
+
+// yielding begins a verification that gives way, when nothing runs for which it does:
+// packs, changes and recoveries. waits is called, with m.mu held, with what it waits for.
+func (x *exclusion) yielding(ctx context.Context, m *Mirror, what string, giveWay func(), waits func(holder string)) (*sharer, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for {
+		busy := x.packBusyLocked(what)
+		for o := range x.others {
+			if busy == nil && o.of != nil {
+				busy = &BusyError{Op: what, Holder: o.what, Since: o.since}
+			}
+		}
+		if busy == nil {
+			s, err := x.shareLocked(what, what, m.now())
+			if err == nil {
+				s.giveWay = giveWay
+			}
+			return s, err
+		}
+		waits(busy.Holder)
+		if err := x.awaitLocked(ctx, m); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // endChange ends a change and lets the others begin.

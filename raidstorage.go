@@ -63,7 +63,8 @@ type Mirror struct {
 	closed      bool
 	exclusion   exclusion
 	throttle    throttle
-	voted       *mirrorTxn // the last one that voted
+	scrubbing   ScrubStatus // of the scrub, as far as it changes
+	voted       *mirrorTxn  // the last one that voted
 	subscribers map[*subscriber]bool
 }
 
@@ -127,6 +128,9 @@ func Open(ctx context.Context, cfg Config) (*Mirror, error) {
 	}
 	for _, b := range m.backends {
 		m.run(b.supervised(m))
+	}
+	if m.cfg.Scrub.Interval > 0 {
+		m.run(m.scrub)
 	}
 	return m, nil
 }

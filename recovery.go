@@ -192,6 +192,7 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %s is %v", b.cfg.Name, state)}
 	}
 	b.cancelRecovery, shared.of = cancel, b
+	m.exclusion.giveWayLocked()
 	opts.Full = opts.Full || slices.Contains(m.shown.Damaged, b.cfg.Name) || slices.Contains(m.shown.New, b.cfg.Name)
 	b.recovery = &RecoveryProgress{Backend: b.cfg.Name, Phase: PhaseCompare, Started: m.now(), TransactionsToDo: -1, BytesToDo: -1}
 	m.mu.Unlock()

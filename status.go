@@ -20,6 +20,7 @@ type Status struct {
 	Backends    []BackendStatus `json:"backends"`       // in configured order
 	Pack        *PackProgress   `json:"pack,omitempty"` // nil: none is going on
 	CatchUp     CatchUpStatus   `json:"catch_up"`
+	Scrub       *ScrubStatus    `json:"scrub,omitempty"` // nil: it is off
 }
 
 // BackendStatus is the part of a Status about one backend.
@@ -64,6 +65,8 @@ const (
 	EventChange EventKind = "change"
 	// EventCatchUp tells that commits begin to wait for a recovery, or cease to.
 	EventCatchUp EventKind = "catch_up"
+	// EventScrub is the end of a verification in the background.
+	EventScrub EventKind = "scrub"
 )
 
 // Event is something that happened to a mirror. Events are the only source of the
@@ -81,6 +84,7 @@ type Event struct {
 	Recovery  *RecoveryProgress `json:"recovery,omitempty"`
 	Pack      *PackProgress     `json:"pack,omitempty"`
 	CatchUp   *CatchUpStatus    `json:"catch_up,omitempty"`
+	Scrub     *VerifyReport     `json:"scrub,omitempty"`
 	// Missed counts the events before this one that a slow watcher did not get.
 	Missed int `json:"missed,omitempty"`
 }
@@ -98,6 +102,8 @@ func (e Event) String() string {
 		return "configuration changed: " + e.Reason
 	case EventCatchUp:
 		return e.CatchUp.String()
+	case EventScrub:
+		return fmt.Sprintf("backends %v were compared: %d findings", e.Scrub.Backends, e.Scrub.Findings)
 	}
 	return fmt.Sprintf("backend %s: %v -> %v (%s)", e.Backend, e.From, e.To, e.Reason)
 }
@@ -112,6 +118,8 @@ func (e Event) log(l *slog.Logger) {
 		l.Info("configuration changed", "difference", e.Reason, "mirror", e.Condition.String())
 	case EventCatchUp:
 		l.Info("catching up", "backend", e.Backend, "reason", e.CatchUp.String())
+	case EventScrub:
+		logScrub(l, e.Scrub)
 	case EventState:
 		level := slog.LevelInfo
 		if e.From == StateInSync {
@@ -202,6 +210,7 @@ func (m *Mirror) Status() Status {
 	s.Membership.Joining = m.shown.Joining
 	s.Pack = m.exclusion.pack
 	s.CatchUp = m.catchUpStatusLocked()
+	s.Scrub = m.scrubStatusLocked()
 	if m.stopped != nil {
 		s.Reason = m.stopped.Error()
 	}

@@ -9,13 +9,13 @@ package raidstorage
 // What a pack of one backend may have dropped is no difference (recovery_pack.go), and
 // a pack and a verification keep each other waiting. Where backends differ the
 // majority is right; without one, what only some have does not come from nothing, so who
-// lacks it is wrong; else nobody can tell. Those that are wrong are degraded like any
-// other that failed, and the record names them as damaged, so that they are compared
-// from the first transaction on before they are taken back.
+// lacks it is wrong; else nobody can tell. What differs is read a second time before it
+// counts. Those that are wrong are degraded, as far as enough others stay, and the record
+// names them as damaged, so that they are compared from the first transaction on before
+// they are taken back. A read that fails says nothing about the data: see verify_read.go.
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,8 +25,8 @@ import (
 type VerifyOptions struct {
 	// Blobs compares the contents of blobs too.
 	Blobs bool
-	// BytesPerSecond bounds how much record data is compared, counted once for all
-	// backends; 0: as fast as it goes.
+	// BytesPerSecond bounds how much data is read of each backend, blobs too, on an
+	// average; 0: as fast as it goes.
 	BytesPerSecond int64
 	// KeepAll degrades nobody: the report alone tells.
 	KeepAll bool
@@ -69,7 +69,7 @@ const (
 	FindingMissing     FindingKind = "record missing"      // of a transaction that is there
 	FindingRecord      FindingKind = "record differs"      // its data or blob
 	FindingObject      FindingKind = "object differs"      // its current revision
-	FindingUnreadable  FindingKind = "cannot be read"      // the comparison went on without it
+	FindingUnreadable  FindingKind = "cannot be read"      // damaged; the comparison went on without it
 )
 
 // Finding is one difference, of one backend.
@@ -107,13 +107,18 @@ type VerifyReport struct {
 	// Wrong counts, by backend, the findings that say that it is wrong.
 	Wrong    map[string]int64 `json:"wrong,omitempty"`
 	Degraded []string         `json:"degraded,omitempty"`
+	// Kept says why those that are wrong were not degraded: too few would have stayed.
+	Kept string `json:"kept,omitempty"`
+	// Unread says, by backend, why it was not compared to the end: reads failed,
+	// several times, which says nothing about what it holds.
+	Unread map[string]string `json:"unread,omitempty"`
 }
 
 // Verify compares all backends in sync and reports what differs; see above. Memory is
 // for one transaction of each. The error says why it did not come to its end: the
 // report tells how far it got. What differs is no error.
 func (m *Mirror) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, error) {
-	report := VerifyReport{Started: m.now(), Wrong: make(map[string]int64)}
+	report := VerifyReport{Started: m.now()}
 	if m.view.Load().closed {
 		return report, ErrClosed
 	}
@@ -129,7 +134,7 @@ func (m *Mirror) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, 
 	}
 	defer m.exclusion.leave(m, shared)
 	fill(&opts.MaxFindings, 1000)
-	v := &verification{m: m, opts: opts, report: report, began: time.Now()}
+	v := &verification{m: m, opts: opts, report: report}
 	err = v.run(ctx)
 	v.report.Ended = m.now()
 	if m.closing() {
@@ -138,13 +143,20 @@ func (m *Mirror) Verify(ctx context.Context, opts VerifyOptions) (VerifyReport, 
 	return v.report, err
 }
 
-// verification is one run of Verify. It belongs to one goroutine.
+// verification is one run of Verify, or a part of a run of the scrub. It belongs to one
+// goroutine.
 type verification struct {
 	m      *Mirror
 	opts   VerifyOptions
-	report VerifyReport
+	atOnce bool         // those that are wrong are degraded when that is found, not at the end
+	report VerifyReport // where it says so, it goes on from there
 	sides  []*side
-	began  time.Time // for the rate
+	wrong  map[string]bool // by backend: the others tell that it is, in this part of the run
+	kept   bool            // they were not degraded, as too few would have stayed
+	found  []Finding       // of the transaction or object at hand
+	broken []Finding       // of what could not be read, not settled yet
+	began  time.Time
+	read   int64 // bytes read of all sides since then
 	told   time.Time
 }
 
@@ -153,13 +165,16 @@ type side struct {
 	*session
 	horizon TID // it is packed up to here
 	failed  bool
-	next    func() (identity, bool, error)
+	next    func() (identity, bool, error) // nil if its log is to be read from report.TID on
+	stop    func()
 	id      identity // of the transaction at hand, if more
 	more    bool
 }
 
+// run compares from where the report is to the end.
 func (v *verification) run(ctx context.Context) error {
 	m := v.m
+	v.began, v.wrong = time.Now(), make(map[string]bool)
 	if err := m.settleOpen(ctx); err != nil {
 		return err
 	}
@@ -168,19 +183,29 @@ func (v *verification) run(ctx context.Context) error {
 		return &UnavailableError{Need: 1}
 	}
 	packed := TID(m.horizon.Load())
-	v.report.Through = view.last
+	v.report.Through, v.report.Backends = view.last, nil
+	if v.report.Wrong == nil {
+		v.report.Wrong, v.report.Unread = make(map[string]int64), make(map[string]string)
+	}
 	for _, s := range view.sessions {
 		v.report.Backends = append(v.report.Backends, s.b.cfg.Name)
-		horizon, err := packHorizon(ctx, s.timely)
-		x := &side{session: s, horizon: max(horizon, packed)}
+		x := &side{session: s}
 		v.sides = append(v.sides, x)
+		horizon, err := patient(ctx, v, x, func() (TID, error) { return packHorizon(ctx, x.timely) })
 		if err != nil {
 			v.lost(ctx, x, err)
 		}
+		x.horizon = max(horizon, packed)
 	}
-	err := v.compareLogs(ctx)
+	var err error
+	if v.report.Phase != VerifyObjects {
+		err = v.compareLogs(ctx)
+	}
 	if err == nil {
 		err = v.compareObjects(ctx)
+	}
+	if err == nil {
+		err = v.settleFindings(ctx)
 	}
 	v.progress(true)
 	if err != nil || v.opts.KeepAll {
@@ -189,55 +214,36 @@ func (v *verification) run(ctx context.Context) error {
 	return v.degrade(ctx)
 }
 
-// lost goes on without a backend that failed.
-func (v *verification) lost(ctx context.Context, x *side, err error) {
-	if ctx.Err() != nil {
-		return
-	}
-	x.failed, x.more = true, false
-	f := Finding{Backend: x.b.cfg.Name, Kind: FindingUnreadable, TID: v.report.TID, OID: v.report.OID, Detail: err.Error(), Wrong: true}
-	if c, ok := errors.AsType[*CorruptError](err); ok {
-		f.OID, f.TID = c.OID, c.TID
-	}
-	v.add(f)
-}
+// note keeps a finding until settleFindings.
+func (v *verification) note(f Finding) { v.found = append(v.found, f) }
 
-func (v *verification) add(f Finding) {
-	v.report.Findings++
-	if f.Wrong {
-		v.report.Wrong[f.Backend]++
+// settleFindings counts what was found, and degrades who is wrong, if that is to be
+// done at once.
+func (v *verification) settleFindings(ctx context.Context) error {
+	wrong := false
+	for _, f := range slices.Concat(v.broken, v.found) {
+		v.report.Findings++
+		if f.Wrong {
+			v.report.Wrong[f.Backend]++
+			v.wrong[f.Backend], wrong = true, true
+		}
+		if len(v.report.Listed) < v.opts.MaxFindings {
+			v.report.Listed = append(v.report.Listed, f)
+			if v.atOnce {
+				v.m.cfg.Logger.Warn("a backend differs", "backend", f.Backend, "oid", f.OID, "tid", f.TID, "reason", f.String())
+			}
+		}
 	}
-	if len(v.report.Listed) < v.opts.MaxFindings {
-		v.report.Listed = append(v.report.Listed, f)
+	v.found, v.broken = v.found[:0], nil
+	if !wrong || !v.atOnce || v.opts.KeepAll || v.kept {
+		return nil
 	}
+	return v.degrade(ctx)
 }
 
 // alive returns the sides that are still being compared.
 func (v *verification) alive() []*side {
 	return slices.DeleteFunc(slices.Clone(v.sides), func(x *side) bool { return x.failed })
-}
-
-// pace counts bytes and waits as long as the rate wants.
-func (v *verification) pace(ctx context.Context, bytes *int64) error {
-	v.report.Bytes += *bytes
-	*bytes = 0
-	v.progress(false)
-	if v.opts.BytesPerSecond <= 0 {
-		return nil
-	}
-	due := v.began.Add(time.Duration(float64(v.report.Bytes) / float64(v.opts.BytesPerSecond) * float64(time.Second)))
-	wait := time.Until(due)
-	if wait <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func (v *verification) progress(always bool) {
@@ -250,42 +256,87 @@ func (v *verification) progress(always bool) {
 	}
 }
 
-// degrade takes those out that are wrong, as far as enough others stay.
+// degrade takes those out that are wrong, as far as enough others stay: those that are
+// in sync now, and answer under their commit locks (C4).
 func (v *verification) degrade(ctx context.Context) error {
 	m := v.m
-	var wrong []*side
-	for _, x := range v.sides {
-		if v.report.Wrong[x.b.cfg.Name] > 0 && !x.dead.Load() {
-			wrong = append(wrong, x)
-		}
-	}
-	if len(wrong) == 0 || len(v.sides)-len(wrong) < max(m.tuned().WriteQuorum, m.tuned().StartQuorum) {
+	if len(v.wrong) == 0 {
 		return nil
 	}
 	if err := m.lockCommit(ctx); err != nil {
 		return err
 	}
+	defer m.unlockCommit()
+	if m.unresolved != nil {
+		if err := m.resolve(ctx); err != nil {
+			return err
+		}
+	}
+	live, _ := m.members()
+	var wrong []*backend
+	for _, x := range v.sides {
+		if v.wrong[x.b.cfg.Name] && slices.Contains(live, x.session) {
+			wrong = append(wrong, x.b)
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	need := max(1, m.tuned().WriteQuorum, m.tuned().StartQuorum)
+	if err := m.checkStaying(ctx, wrong, need); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		v.report.Kept, v.kept = err.Error(), true
+		return nil
+	}
+	if err := m.removeDamaged(context.WithoutCancel(ctx), wrong, v.reason); err != nil {
+		return unavailable(err)
+	}
+	for _, x := range v.sides {
+		if slices.Contains(wrong, x.b) {
+			v.report.Degraded = append(v.report.Degraded, x.b.cfg.Name)
+			x.failed, x.more = true, false
+		}
+	}
+	return nil
+}
+
+// reason says why a backend is degraded.
+func (v *verification) reason(name string) string {
+	reason := fmt.Sprintf("a verification found %d differences", v.report.Wrong[name])
+	i := slices.IndexFunc(v.report.Listed, func(f Finding) bool { return f.Backend == name && f.Wrong })
+	if i >= 0 {
+		reason += ", the first one: " + v.report.Listed[i].String()
+	}
+	return reason
+}
+
+// removeDamaged drops backends from the record, which says that they are damaged. The
+// commit slot is held, and enough others stay.
+func (m *Mirror) removeDamaged(ctx context.Context, backends []*backend, reason func(name string) string) error {
 	next := m.record.next(m.now(), "a verification found damage")
-	for _, x := range wrong {
-		name := x.b.cfg.Name
-		next.Reason += fmt.Sprintf("; %s: %d findings", name, v.report.Wrong[name])
+	for _, b := range backends {
+		name := b.cfg.Name
+		next.Reason += "; " + name + ": " + reason(name)
+		next.InSync = slices.DeleteFunc(next.InSync, func(n string) bool { return n == name })
 		if !slices.Contains(next.Damaged, name) {
 			next.Damaged = append(next.Damaged, name)
 		}
 	}
-	err := m.setRecord(context.WithoutCancel(ctx), next)
-	m.unlockCommit()
-	if err != nil {
-		return unavailable(err)
+	if err := m.setRecord(ctx, next); err != nil {
+		return err
 	}
-	for _, x := range wrong {
-		i := slices.IndexFunc(v.report.Listed, func(f Finding) bool { return f.Backend == x.b.cfg.Name && f.Wrong })
-		reason := fmt.Errorf("a verification found %d differences", v.report.Wrong[x.b.cfg.Name])
-		if i >= 0 {
-			reason = fmt.Errorf("%w, the first one: %s", reason, v.report.Listed[i])
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range backends {
+		b.faults.Add(1)
+		if b.session != nil {
+			b.session.dead.Store(true)
 		}
-		v.report.Degraded = append(v.report.Degraded, x.b.cfg.Name)
-		m.fault(x.session, reason)
+		m.setStateLocked(b, eventDropped, reason(b.cfg.Name))
+		b.wake()
 	}
+	m.publishLocked(m.view.Load().last)
 	return nil
 }

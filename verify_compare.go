@@ -2,7 +2,7 @@ package raidstorage
 
 import (
 	"context"
-	"iter"
+	"errors"
 	"reflect"
 	"slices"
 )
@@ -10,18 +10,8 @@ import (
 // compareLogs walks all logs side by side.
 func (v *verification) compareLogs(ctx context.Context) error {
 	v.report.Phase = VerifyLog
-	var bytes int64
-	for i, x := range v.sides {
-		if x.failed {
-			continue
-		}
-		counted := &bytes
-		if i > 0 {
-			counted = nil
-		}
-		next, stop := pull(ctx, countedLog{x.timely, counted, v.opts.Blobs}, 1, v.report.Through)
-		defer stop()
-		x.next = next
+	for _, x := range v.alive() {
+		defer x.end()
 		v.advance(ctx, x)
 	}
 	for {
@@ -39,7 +29,7 @@ func (v *verification) compareLogs(ctx context.Context) error {
 		}
 		v.report.TID = least
 		v.report.Transactions++
-		if err := v.pace(ctx, &bytes); err != nil {
+		if err := v.pace(ctx); err != nil {
 			return err
 		}
 		for _, x := range v.alive() {
@@ -50,17 +40,32 @@ func (v *verification) compareLogs(ctx context.Context) error {
 	}
 }
 
-func (v *verification) advance(ctx context.Context, x *side) {
-	var err error
-	if x.id, x.more, err = x.next(); err != nil {
-		v.lost(ctx, x, err)
+// compareTransaction compares one transaction of all sides. What differs is read again,
+// from the beginning, before it counts: a reading error must not look like damage.
+func (v *verification) compareTransaction(ctx context.Context, tid TID) error {
+	err := v.compareAt(ctx, tid)
+	if err == nil && len(v.found) > 0 {
+		v.found = v.found[:0]
+		for _, x := range v.alive() {
+			if x.more && x.id.tid == tid {
+				v.readAgain(ctx, x)
+			}
+		}
+		err = v.compareAt(ctx, tid)
 	}
+	if err != nil {
+		return err
+	}
+	return v.settleFindings(ctx)
 }
 
-// compareTransaction compares one transaction of all sides.
-func (v *verification) compareTransaction(ctx context.Context, tid TID) error {
+// compareAt notes what differs in one transaction.
+func (v *verification) compareAt(ctx context.Context, tid TID) error {
 	sides := v.alive()
 	has := func(x *side) bool { return x.more && x.id.tid == tid }
+	if !slices.ContainsFunc(sides, has) {
+		return nil
+	}
 	first := sides[0]
 	if !slices.ContainsFunc(sides, func(x *side) bool { return !has(x) || x.id.digest != first.id.digest }) {
 		return nil
@@ -107,7 +112,7 @@ func (v *verification) compareRecord(ctx context.Context, all []*side, has func(
 			}
 		}
 		if sum == nil {
-			dropped, err := superseded(ctx, x.timely, oid, tid, x.horizon)
+			dropped, err := patient(ctx, v, x, func() (bool, error) { return superseded(ctx, x.timely, oid, tid, x.horizon) })
 			if err != nil {
 				v.lost(ctx, x, err)
 			}
@@ -156,45 +161,68 @@ func (v *verification) judge(sides []*side, sums []*digest, f Finding, kinds map
 		if kind, ok := kinds[x]; ok && sums[i] == nil {
 			f.Kind = kind
 		}
-		v.add(f)
+		v.note(f)
 	}
 }
 
 // compareObjects compares the current records.
 func (v *verification) compareObjects(ctx context.Context) error {
 	v.report.Phase = VerifyObjects
+	failures, at := 0, v.report.OID
 	for ctx.Err() == nil {
 		sides := slices.DeleteFunc(v.alive(), func(x *side) bool { return !Supports(x.storage, reflect.TypeFor[RecordIterator]()) })
 		if len(sides) < 2 {
 			return nil // one alone has nothing to be compared with
 		}
-		sessions := make([]*session, len(sides))
-		for i, x := range sides {
-			sessions[i] = x.session
-		}
-		from := v.report.OID
-		var bytes int64
-		err := walkCurrent(ctx, v.m, sessions, func(oid OID, records []*Record) error {
-			if oid < from {
-				return nil // compared before one was lost
-			}
-			v.report.OID = oid
-			v.report.Objects++
-			if records[0] != nil {
-				bytes += int64(len(records[0].Data))
-			}
-			if err := v.compareObject(ctx, sides, oid, records); err != nil {
-				return err
-			}
-			return v.pace(ctx, &bytes)
-		})
+		err := v.compareObjectsOf(ctx, sides)
 		i := slices.IndexFunc(sides, func(x *side) bool { return isOf(err, x.session) })
 		if i < 0 {
-			return err
+			if err == nil || len(v.alive()) >= len(sides) {
+				return err
+			}
+			continue // one was degraded
 		}
-		v.lost(ctx, sides[i], err)
+		if v.report.OID > at {
+			failures, at = 0, v.report.OID
+		}
+		if failures++; !v.again(ctx, sides[i], failures, err) {
+			v.lost(ctx, sides[i], err)
+			failures = 0
+		}
 	}
 	return ctx.Err()
+}
+
+// errFewer ends a walk over the records of a side that is not compared any more.
+var errFewer = errors.New("a backend was degraded")
+
+func (v *verification) compareObjectsOf(ctx context.Context, sides []*side) error {
+	sessions := make([]*session, len(sides))
+	for i, x := range sides {
+		sessions[i] = x.session
+	}
+	from := v.report.OID // compared before one was lost, or before a pause
+	return walkCurrentFrom(ctx, v.m, sessions, from, func(oid OID, records []*Record) error {
+		if oid != from || v.report.Objects == 0 {
+			v.report.Objects++
+		}
+		v.report.OID = oid
+		for i, r := range records {
+			if r != nil {
+				v.reads(sides[i], len(r.Data))
+			}
+		}
+		if err := v.compareObject(ctx, sides, oid, records); err != nil {
+			return err
+		}
+		if err := v.settleFindings(ctx); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(sides, func(x *side) bool { return x.failed }) {
+			return errFewer
+		}
+		return v.pace(ctx)
+	})
 }
 
 // compareObject compares the current records of one object. What differs is loaded as
@@ -211,7 +239,7 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 	var votes []*digest
 	uneven := v.m.uneven.Load()
 	for _, x := range sides {
-		rev, err := x.timely.LoadBefore(ctx, oid, v.report.Through+1)
+		rev, err := patient(ctx, v, x, func() (Revision, error) { return x.timely.LoadBefore(ctx, oid, v.report.Through+1) })
 		switch {
 		case isA[*NotFoundError](err):
 			if !uneven { // else it may be garbage that this one has dropped
@@ -259,44 +287,4 @@ func (v *verification) recordSums(ctx context.Context, sides []*side, records []
 		sums[i] = &sum
 	}
 	return sums, nil
-}
-
-// countedLog is a log that counts the bytes of the data read, if bytes is not nil, and
-// hides blobs unless they are wanted.
-type countedLog struct {
-	Storage
-	bytes *int64
-	blobs bool
-}
-
-// Iterate implements Storage.
-func (l countedLog) Iterate(ctx context.Context, from, through TID) iter.Seq2[*Transaction, error] {
-	return func(yield func(*Transaction, error) bool) {
-		for txn, err := range l.Storage.Iterate(ctx, from, through) {
-			if err == nil {
-				out := *txn
-				out.Records = l.records(txn.Records)
-				txn = &out
-			}
-			if !yield(txn, err) {
-				return
-			}
-		}
-	}
-}
-
-func (l countedLog) records(records iter.Seq2[Record, error]) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
-		for r, err := range records {
-			if !l.blobs {
-				r.OpenBlob = nil
-			}
-			if l.bytes != nil {
-				*l.bytes += int64(len(r.Data))
-			}
-			if !yield(r, err) {
-				return
-			}
-		}
-	}
 }

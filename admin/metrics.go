@@ -145,7 +145,25 @@ func mirrorMetrics() []metric[raidstorage.Status] {
 	catchUp := func(name, help string, value func(raidstorage.CatchUpStatus) float64) metric[raidstorage.Status] {
 		return typed(prometheus.CounterValue, "catch_up_"+name, help, func(s raidstorage.Status) (float64, bool) { return value(s.CatchUp), true })
 	}
+	scrub := func(kind prometheus.ValueType, name, help string, value func(*raidstorage.ScrubStatus) float64) metric[raidstorage.Status] {
+		return typed(kind, "scrub_"+name, help, func(s raidstorage.Status) (float64, bool) {
+			if s.Scrub == nil {
+				return 0, false
+			}
+			return value(s.Scrub), true
+		})
+	}
 	return []metric[raidstorage.Status]{
+		scrub(prometheus.GaugeValue, "running", "1 while the backends are compared in the background.", func(s *raidstorage.ScrubStatus) float64 { return one(s.Running != nil) }),
+		scrub(prometheus.CounterValue, "runs_total", "Verifications in the background that ended.", func(s *raidstorage.ScrubStatus) float64 { return float64(s.Runs) }),
+		scrub(prometheus.CounterValue, "bytes_total", "Bytes of one backend that they read.", func(s *raidstorage.ScrubStatus) float64 { return float64(s.Bytes) }),
+		scrub(prometheus.CounterValue, "findings_total", "Differences that they found.", func(s *raidstorage.ScrubStatus) float64 { return float64(s.Findings) }),
+		typed(prometheus.GaugeValue, "scrub_last_end_timestamp_seconds", "When the last one ended, in Unix time.", func(s raidstorage.Status) (float64, bool) {
+			if s.Scrub == nil || s.Scrub.Last == nil {
+				return 0, false
+			}
+			return seconds(s.Scrub.Last.Ended), true
+		}),
 		def("backends", "Backends as configured.", func(s raidstorage.Status) (float64, bool) { return float64(len(s.Backends)), true }),
 		def("backends_in_sync", "Backends that hold every acknowledged transaction.", func(s raidstorage.Status) (float64, bool) {
 			n := 0

@@ -50,6 +50,7 @@ type Mirror struct {
 	Pack        *Pack      `json:"pack,omitempty"`
 	// CatchUp tells how commits are slowed so that recoveries catch up.
 	CatchUp raidstorage.CatchUpStatus `json:"catch_up"`
+	Scrub   *Scrub                    `json:"scrub,omitempty"` // nil: it is off
 }
 
 // Membership is a raidstorage.Membership.
@@ -191,7 +192,7 @@ func mirrorOf(name string, st raidstorage.Status) Mirror {
 			Epoch: r.Epoch, Mirror: r.Mirror, Members: r.Members, InSync: r.InSync, Disabled: r.Disabled, Joining: r.Joining,
 			PackHorizon: TID(r.PackHorizon), Unpacked: r.Unpacked, Damaged: r.Damaged, Lock: r.Lock, Reason: oneLine(r.Reason), Time: r.Time,
 		},
-		Pack: packOf(st.Pack), CatchUp: st.CatchUp,
+		Pack: packOf(st.Pack), CatchUp: st.CatchUp, Scrub: scrubOf(st.Scrub),
 	}
 	for _, b := range st.Backends {
 		m.Backends = append(m.Backends, backendOf(b))

@@ -3,6 +3,8 @@ package admin
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +32,10 @@ type Report struct {
 	Listed   []Finding        `json:"listed"` // the first ones
 	Wrong    map[string]int64 `json:"wrong,omitempty"`
 	Degraded []string         `json:"degraded,omitempty"`
+	// Kept says why those that are wrong were not degraded, Unread which backends could
+	// not be compared to the end.
+	Kept   string            `json:"kept,omitempty"`
+	Unread map[string]string `json:"unread,omitempty"`
 }
 
 // Finding is something that a backend holds differently: a raidstorage.Finding.
@@ -74,6 +80,38 @@ func (s *Server) verify(q *request) {
 	}
 }
 
+// Scrub is a raidstorage.ScrubStatus.
+type Scrub struct {
+	Interval       time.Duration `json:"interval_ns"`
+	BytesPerSecond int64         `json:"bytes_per_second"`
+	Running        *Verify       `json:"running,omitempty"` // nil between two runs
+	Started        time.Time     `json:"started,omitzero"`
+	Waits          string        `json:"waits,omitempty"` // for what it waits now
+	Next           time.Time     `json:"next,omitzero"`
+	Last           *Report       `json:"last,omitempty"` // of the last run that came to its end
+	Runs           int64         `json:"runs"`
+	Bytes          int64         `json:"bytes"`
+	Findings       int64         `json:"findings"`
+}
+
+func scrubOf(st *raidstorage.ScrubStatus) *Scrub {
+	if st == nil {
+		return nil
+	}
+	s := &Scrub{
+		Interval: st.Interval, BytesPerSecond: st.BytesPerSecond, Started: st.Started, Waits: st.Waits, Next: st.Next,
+		Runs: st.Runs, Bytes: st.Bytes, Findings: st.Findings,
+	}
+	if st.Running != nil {
+		running := verifyOf(*st.Running)
+		s.Running = &running
+	}
+	if st.Last != nil {
+		s.Last = reportOf(*st.Last)
+	}
+	return s
+}
+
 // verdict says what a verification without differences means.
 func (r *Report) verdict() string {
 	if len(r.Backends) < 2 {
@@ -84,6 +122,13 @@ func (r *Report) verdict() string {
 
 // differences says that a verification found some, nil if it did not.
 func (r *Report) differences() *Failure {
+	if r.Findings == 0 && len(r.Unread) > 0 {
+		f := &Failure{Kind: KindFailed, Text: "not all backends could be compared"}
+		for _, name := range slices.Sorted(maps.Keys(r.Unread)) {
+			f.Text += fmt.Sprintf("; %s: %s", name, r.Unread[name])
+		}
+		return f
+	}
 	if r.Findings == 0 {
 		return nil
 	}
@@ -91,6 +136,9 @@ func (r *Report) differences() *Failure {
 	if len(r.Degraded) > 0 {
 		f.Text += fmt.Sprintf(", degraded %v", r.Degraded)
 		f.Hint = "when its disk is sound: zeoraid recover " + r.Degraded[0] + " -wait"
+	}
+	if r.Kept != "" {
+		f.Text += ", and who is wrong was kept: " + r.Kept
 	}
 	return f
 }

@@ -16,9 +16,13 @@ func verifyMirror(ctx context.Context, m *raidstorage.Mirror, q Request, progres
 	if err != nil {
 		return nil, err
 	}
+	return reportOf(r), nil
+}
+
+func reportOf(r raidstorage.VerifyReport) *Report {
 	report := &Report{
 		Verify: verifyOf(r.VerifyProgress), Started: r.Started, Ended: r.Ended, Backends: r.Backends,
-		Listed: []Finding{}, Wrong: r.Wrong, Degraded: r.Degraded,
+		Listed: []Finding{}, Wrong: r.Wrong, Degraded: r.Degraded, Kept: oneLine(r.Kept),
 	}
 	size := 0
 	for _, f := range r.Listed {
@@ -30,7 +34,13 @@ func verifyMirror(ctx context.Context, m *raidstorage.Mirror, q Request, progres
 			Backend: f.Backend, Kind: string(f.Kind), OID: OID(f.OID), TID: TID(f.TID), Detail: oneLine(f.Detail), Wrong: f.Wrong, Text: text,
 		})
 	}
-	return report, nil
+	for name, why := range r.Unread {
+		if report.Unread == nil {
+			report.Unread = make(map[string]string)
+		}
+		report.Unread[name] = oneLine(why)
+	}
+	return report
 }
 
 func verifyOf(p raidstorage.VerifyProgress) Verify {

@@ -39,6 +39,7 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 	read(s, "read-policy", &v.ReadPolicy, parseReadPolicy)
 	s.boolean("auto-recover", &v.AutoRecover)
 	catchUp(s, &v.CatchUp)
+	scrub(s, &v.Scrub)
 	b.timeouts(s, &v.Timeouts)
 	var readOnly bool
 	if pos, _ := s.boolean("read-only", &readOnly); readOnly {
@@ -91,6 +92,30 @@ func catchUp(s *section, v *raidstorage.CatchUp) {
 		return ratio, nil
 	})
 	s.duration("catch-up-max-delay", &v.MaxDelay, parseInterval, minCatchUpDelay, maxTimeout)
+}
+
+// Bounds of the scrub.
+const (
+	minScrubInterval = time.Minute
+	maxScrubInterval = 3650 * 24 * time.Hour
+	minScrubRate     = 1 << 10
+	maxScrubRate     = 1 << 40
+)
+
+// scrub reads how the members are compared in the background. The interval off, or none,
+// turns it off.
+func scrub(s *section, v *raidstorage.Scrub) {
+	s.duration("scrub-interval", &v.Interval, func(text string) (time.Duration, error) {
+		if lower(text) == "off" {
+			return 0, nil
+		}
+		d, err := parseInterval(text)
+		if err == nil && d < minScrubInterval {
+			err = fmt.Errorf("%v is neither at least %v nor off", d, minScrubInterval)
+		}
+		return d, err
+	}, 0, maxScrubInterval)
+	s.bytes("scrub-rate", &v.BytesPerSecond, minScrubRate, maxScrubRate)
 }
 
 // timeouts reads the keys of our own, and gocept.zeoraid's timeout for all of them.

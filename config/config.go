@@ -117,6 +117,7 @@ type Mirror struct {
 	ReadPolicy  raidstorage.ReadPolicy
 	AutoRecover bool
 	CatchUp     raidstorage.CatchUp
+	Scrub       raidstorage.Scrub
 	Timeouts    raidstorage.Timeouts
 	// Force names members to trust although others may hold more, see
 	// raidstorage.Config. No file says it: it is for one start.

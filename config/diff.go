@@ -81,6 +81,8 @@ func (d *Difference) storage(old, new Storage) {
 	fixed("auto-recover", from.AutoRecover != to.AutoRecover)
 	fixed("catch-up-ratio", from.CatchUp.Ratio != to.CatchUp.Ratio || from.CatchUp.Off != to.CatchUp.Off)
 	fixed("catch-up-max-delay", from.CatchUp.MaxDelay != to.CatchUp.MaxDelay)
+	fixed("scrub-interval", from.Scrub.Interval != to.Scrub.Interval)
+	fixed("scrub-rate", from.Scrub.BytesPerSecond != to.Scrub.BytesPerSecond)
 	changes := mirrorChanges(from, to)
 	if len(changes) == 0 && len(d.Fixed) == before {
 		changes = []string{"order of members"}

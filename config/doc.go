@@ -34,6 +34,9 @@
 //	catch-up-ratio     while a member is recovered: bytes to recover for each byte that is
 //	                   committed, for which commits wait; default 2; off: they do not wait
 //	catch-up-max-delay the longest that one commit waits for that; default 2 s
+//	scrub-interval     pause between verifications of all members in the background, at
+//	                   least 1m; default off
+//	scrub-rate         bytes that they read of each member per second; default 10MB
 //	open-timeout       to open a member, at least 1 s; default 30 s
 //	vote-timeout       for begin, stores and vote; default 30 s
 //	finish-timeout     for finish and abort; default 30 s

@@ -161,7 +161,7 @@ func faultCases() []faultCase {
 			}},
 		{name: "mirror", template: atEnd, text: "<raidstorage a/b>\n<mappingstorage/>\n<filestorage x>\npath x\nread-only on\n</filestorage>\n" +
 			"<filestorage y>\npath y\npack-gc off\n</filestorage>\nwrite-quorum 4\nstart-quorum 0\nread-policy round-robbin\n" +
-			"finish-timeout 0\nread-only on\ncatch-up-ratio 1\ncatch-up-max-delay 2d\nquorum 1\n</raidstorage>",
+			"finish-timeout 0\nread-only on\ncatch-up-ratio 1\ncatch-up-max-delay 2d\nquorum 1\nscrub-interval 1s\nscrub-rate 5\n</raidstorage>",
 			want: []string{
 				"zeo.conf:6: <raidstorage a/b> needs the key state-dir: its name is no name for a directory",
 				"zeo.conf:7: a member of a <raidstorage> must have a name, as in <mappingstorage 1>",
@@ -175,8 +175,10 @@ func faultCases() []faultCase {
 				"zeo.conf:21: catch-up-ratio: 1 is not between 1.01 and 1000",
 				"zeo.conf:22: catch-up-max-delay: 48h0m0s is not between 1ms and 24h0m0s",
 				`zeo.conf:23: unknown key "quorum" in <raidstorage a/b>; known are state-dir, write-quorum, start-quorum, ` +
-					"read-policy, auto-recover, catch-up-ratio, catch-up-max-delay, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
+					"read-policy, auto-recover, catch-up-ratio, catch-up-max-delay, scrub-interval, scrub-rate, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
 					"read-only, cluster-mode, fail-mode, blob-dir, shared-blob-dir",
+				"zeo.conf:24: scrub-interval: 1s is neither at least 1m0s nor off",
+				"zeo.conf:25: scrub-rate: 5 is not between 1024 and 1099511627776",
 			}},
 		{name: "mirror that packs in two ways", template: atEnd, text: "<raidstorage a>\n<filestorage x>\npath x\npack-gc off\n</filestorage>\n" +
 			"<mappingstorage y/>\n<mappingstorage z/>\n<zeoclient c>\nserver 1\n</zeoclient>\n</raidstorage>",

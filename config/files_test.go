@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -199,6 +200,8 @@ func TestEverySettingIsRead(t *testing.T) {
   auto-recover off
   catch-up-ratio 1.5
   catch-up-max-delay 5s
+  scrub-interval 7d
+  scrub-rate 2MB
   state-dir $base/state
   timeout 10
   vote-timeout 2m
@@ -242,6 +245,7 @@ func TestEverySettingIsRead(t *testing.T) {
 			{Name: "main", Kind: &config.Mirror{
 				WriteQuorum: 2, StartQuorum: 1, ReadPolicy: 2, StateDir: "/nowhere/state",
 				CatchUp:  raidstorage.CatchUp{Ratio: 1.5, MaxDelay: 5e9},
+				Scrub:    raidstorage.Scrub{Interval: 7 * 24 * time.Hour, BytesPerSecond: 2 << 20},
 				Timeouts: raidstorage.Timeouts{Open: 10e9, Vote: 120e9, Finish: 10e9, Read: 3600e9},
 				Members: []config.Storage{
 					{Name: "a", Kind: &config.MemStorage{}},

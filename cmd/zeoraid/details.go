@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -67,9 +69,43 @@ func (d details) mirror(m admin.Mirror) {
 	if c := m.CatchUp; c.Backend != "" {
 		d.fact("catching up", "%v", &c)
 	}
+	d.scrub(m.Scrub)
 	for _, b := range m.Backends {
 		d.backend(b)
 	}
+}
+
+// scrub tells of the verification in the background.
+func (d details) scrub(s *admin.Scrub) {
+	if s == nil {
+		return
+	}
+	switch r := s.Running; {
+	case r == nil:
+		d.fact("verification", "the next one at %s", moment(s.Next))
+	case s.Waits != "":
+		d.fact("verification", "%s, waits for a %s", compared(r), s.Waits)
+	default:
+		d.fact("verification", "%s, since %s", compared(r), moment(s.Started))
+	}
+	if r := s.Last; r != nil {
+		d.fact("last one", "%s, ended %s", compared(&r.Verify), moment(r.Ended))
+		d.fact("degraded", "%s", strings.Join(r.Degraded, ", "))
+		d.fact("kept", "%s", r.Kept)
+		for _, name := range slices.Sorted(maps.Keys(r.Unread)) {
+			d.fact("not compared", "%s: %s", name, r.Unread[name])
+		}
+		name := "found"
+		for _, f := range r.Listed[:min(len(r.Listed), historyShown)] {
+			d.fact(name, "%s", f.Text)
+			name = ""
+		}
+	}
+}
+
+func compared(v *admin.Verify) string {
+	return fmt.Sprintf("%s: %s, %s, %d bytes compared, %s", v.Phase, counted(v.Transactions, "transaction", "transactions"),
+		counted(v.Objects, "object", "objects"), v.Bytes, counted(v.Findings, "finding", "findings"))
 }
 
 func (d details) backend(b admin.Backend) {
