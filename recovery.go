@@ -20,6 +20,7 @@ package raidstorage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -215,13 +216,13 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 
 // recovery is one run.
 type recovery struct {
-	m      *Mirror
-	b      *backend
-	target *session
-	opts   RecoverOptions
-	last   TID // the end of the target's log
-	told   time.Time
-	turn   int // of the sources
+	m       *Mirror
+	b       *backend
+	target  *session
+	opts    RecoverOptions
+	last    TID // the end of the target's log
+	told    time.Time
+	sources sources
 
 	found    common // by compare
 	empty    bool   // the target had nothing
@@ -233,12 +234,32 @@ type recovery struct {
 // joinLag is how many transactions may be left to copy under the commit slot.
 const joinLag = 4
 
+// run goes through the steps, again where the sources have changed: it ends, as each
+// time a source was lost.
 func (r *recovery) run(ctx context.Context) error {
+	for {
+		err := r.runFrom(ctx)
+		r.m.stopsCopying(r.b)
+		if !errors.Is(err, errPackedApart) {
+			return err
+		}
+		r.m.cfg.Logger.Warn("recovering from a backend that was packed at another time", "backend", r.b.cfg.Name, "tid", r.last)
+		r.sources.chosen, r.uneven, r.aligned, r.unpacked = nil, false, false, false
+	}
+}
+
+// runFrom goes through the steps with sources that were packed alike.
+func (r *recovery) runFrom(ctx context.Context) error {
+	if err := r.findSources(ctx); err != nil {
+		return err
+	}
 	if err := r.compare(ctx); err != nil {
 		return err
 	}
-	defer r.m.stopsCopying(r.b)
 	for {
+		if err := r.findSources(ctx); err != nil {
+			return err
+		}
 		committed := r.m.committed.Load()
 		through := r.m.view.Load().last
 		r.m.copies(r.b, r.count(ctx, through), committed)
@@ -260,16 +281,6 @@ func (r *recovery) run(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// source returns a session to read the log from: each in turn.
-func (r *recovery) source() (*session, error) {
-	v := r.m.view.Load()
-	if len(v.sessions) == 0 {
-		return nil, &UnavailableError{Need: 1}
-	}
-	r.turn++
-	return v.sessions[r.turn%len(v.sessions)], nil
 }
 
 // compare finds where to go on, and refuses a target that holds what the mirror

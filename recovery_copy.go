@@ -29,6 +29,7 @@ func (r *recovery) copyThrough(ctx context.Context, through TID, each time.Durat
 			if err := r.m.iterationFailed(ctx, &v, failed); err != nil {
 				return n, err
 			}
+			r.sources.fails(source)
 		case err != nil:
 			return n, err
 		case n == before:

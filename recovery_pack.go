@@ -142,10 +142,11 @@ func (r *recovery) mustAlign() bool {
 // align makes the target hold the same objects as a source, as of the target's end:
 // it drops by a pack what only it has. *DifferenceError if that does not do.
 func (r *recovery) align(ctx context.Context) error {
-	source, even, err := r.evenSource()
+	source, err := r.source()
 	if err != nil {
 		return err
 	}
+	even := r.sources.chosen.even
 	m := r.m
 	m.mu.Lock()
 	horizon := max(r.found.sourceHorizon, m.shown.PackHorizon)
@@ -181,20 +182,6 @@ func (r *recovery) align(ctx context.Context) error {
 	}
 	r.aligned, r.unpacked = true, keeps
 	return nil
-}
-
-// evenSource returns a source that the last pack has not left unpacked, if there is one.
-func (r *recovery) evenSource() (s *session, even bool, err error) {
-	r.m.mu.Lock()
-	unpacked := r.m.shown.Unpacked
-	r.m.mu.Unlock()
-	for _, s := range r.m.view.Load().sessions {
-		if !slices.Contains(unpacked, s.b.cfg.Name) {
-			return s, true, nil
-		}
-	}
-	s, err = r.source()
-	return s, false, err
 }
 
 // packTarget packs the target as the others were.
@@ -245,7 +232,7 @@ func (r *recovery) onlyTarget(ctx context.Context, source *session, horizon TID)
 // sameCount compares how many objects target and source have, as far as they know: a
 // pack that collected garbage on one side only leaves no other trace.
 func (r *recovery) sameCount(ctx context.Context) (bool, error) {
-	source, _, err := r.evenSource()
+	source, err := r.source()
 	if err != nil {
 		return false, err
 	}
