@@ -31,6 +31,7 @@ type backend struct {
 	lastTID   TID
 	droppedAt int64 // Mirror.committed when it left, -1 if it never was in sync here
 	parked    bool  // a recovery would fail again until an operator does something
+	apart     bool  // parked because it was packed apart: or until a pack ends
 	recovery  *RecoveryProgress
 	// cancelRecovery ends the recovery under way, nil if there is none.
 	cancelRecovery context.CancelFunc
@@ -66,7 +67,8 @@ type session struct {
 	quit    chan struct{}
 	idle    chan struct{} // closed when the worker has ended
 	dead    atomic.Bool
-	cancel  func() // ends the subscription, if any
+	packs   atomic.Bool // a call of its Pack has not returned
+	cancel  func()      // ends the subscription, if any
 }
 
 // callBuffer is how many calls may wait for a session's worker. Commits are
@@ -187,7 +189,7 @@ func (m *Mirror) setStateLocked(b *backend, event healthEvent, reason string) bo
 	b.state, b.reason, b.since = to, reason, m.cfg.Clock()
 	switch to {
 	case StateInSync:
-		b.reason, b.parked, b.recovery = "", false, nil
+		b.reason, b.parked, b.apart, b.recovery = "", false, false, nil
 	case StateRecovering:
 		b.reason = reason
 	}

@@ -199,6 +199,7 @@ func differences(from, to tuning) []SettingChange {
 		{"read", from.Timeouts.Read, to.Timeouts.Read},
 		{"register", from.Timeouts.Register, to.Timeouts.Register},
 		{"pack settle", from.Timeouts.PackSettle, to.Timeouts.PackSettle},
+		{"pack", from.Timeouts.Pack, to.Timeouts.Pack},
 	} {
 		note(t.name+" timeout", t.from, t.to)
 	}

@@ -58,6 +58,10 @@ type Config struct {
 	// Scrub has the backends compared in the background.
 	Scrub Scrub
 
+	// CompareBytesPerSecond bounds how much record data the comparison after a pack
+	// reads, counted once for all backends; 0: as fast as it goes.
+	CompareBytesPerSecond int64
+
 	// SpoolBytes is how much of one transaction's data is kept in memory until it
 	// votes; the rest waits in a temporary file. Default 32 MiB.
 	SpoolBytes int64
@@ -97,6 +101,10 @@ type Timeouts struct {
 	// garbage, such as ZEO servers, were told to pack: they must have begun by then
 	// (rule K3). Default 1 s. It drops nobody.
 	PackSettle time.Duration
+	// Pack is for one backend's part of a pack: finding the garbage, or packing. A
+	// backend that takes longer stays unpacked, and is reported. Default 24 h. It drops
+	// nobody.
+	Pack time.Duration
 }
 
 // ReadPolicy chooses the backend of each read among those that are in sync.
@@ -160,7 +168,8 @@ func (c Config) Validate() error {
 		}
 	}
 	t := c.Timeouts
-	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, c.RetryMin, c.RetryMax, c.Scrub.Interval) < 0 || min(c.SpoolBytes, c.Scrub.BytesPerSecond) < 0 {
+	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, t.Pack, c.RetryMin, c.RetryMax, c.Scrub.Interval) < 0 ||
+		min(c.SpoolBytes, c.CompareBytesPerSecond, c.Scrub.BytesPerSecond) < 0 {
 		fault("a negative duration or size")
 	}
 	if f := c.CatchUp.fault(); f != "" {
@@ -190,6 +199,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.Timeouts.Read, 10*time.Second)
 	fill(&c.Timeouts.Register, 10*time.Second)
 	fill(&c.Timeouts.PackSettle, time.Second)
+	fill(&c.Timeouts.Pack, 24*time.Hour)
 	fill(&c.RetryMin, time.Second)
 	fill(&c.RetryMax, max(2*time.Minute, c.RetryMin))
 	fill(&c.CatchUp.Ratio, defaultCatchUpRatio)

@@ -40,8 +40,17 @@ type Membership struct {
 	// Identities are Backend.Identity of the members that have one.
 	Identities map[string]string `json:"identities,omitempty"`
 	Lock       *RecordLock       `json:"lock,omitempty"` // rule V6; never changed in place
-	Reason     string            `json:"reason"`
-	Time       time.Time         `json:"time"`
+	// Unfinished is a pack that has made its cut and has not come to its end: the next
+	// start makes it again. Never changed in place.
+	Unfinished *UnfinishedPack `json:"unfinished_pack,omitempty"`
+	Reason     string          `json:"reason"`
+	Time       time.Time       `json:"time"`
+}
+
+// UnfinishedPack says how to make a pack again.
+type UnfinishedPack struct {
+	Through TID  `json:"through"`
+	GC      bool `json:"gc"`
 }
 
 // RecordLock says who is packing. A front-end that is alone removes what its dead

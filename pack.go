@@ -25,9 +25,10 @@ package raidstorage
 // records may be, but LastTID does not go back.
 //
 // Crash points. Before the record of the cut nothing has happened. After it each
-// backend is packed or not; the next start takes the lock out of the record, says so,
-// and leaves all backends marked as unpacked, until the next pack. A backend marked
-// so is compared object by object when it is recovered (recovery_pack.go).
+// backend is packed or not, and none was compared; the next start takes the lock out of
+// the record, leaves all backends marked as unpacked, and makes the pack again
+// (pack_finish.go). A backend marked so is compared object by object when it is
+// recovered (recovery_pack.go).
 
 import (
 	"cmp"
@@ -64,6 +65,10 @@ type PackOptions struct {
 	// a GarbageFinder refuse it, or take no notice.
 	Decided bool
 	Garbage []OID // in ascending order; only read, until Pack returns
+
+	// CompareBytesPerSecond is Config.CompareBytesPerSecond for this pack of a Mirror, 0
+	// for that. Other storages take no notice.
+	CompareBytesPerSecond int64
 
 	// NoWait makes a Mirror refuse with *BusyError instead of waiting for a recovery
 	// or another pack to end. Other storages take no notice.
@@ -289,7 +294,7 @@ func (m *Mirror) mostFirst(ctx context.Context, finders []*session) []*session {
 	count := make(map[*session]int64)
 	for _, s := range finders {
 		if sizer, err := Can[Sizer](s.storage); err == nil {
-			if n, err := within(ctx, m.tuned().Timeouts.Read, func(ctx context.Context) (int64, error) {
+			if n, err := leave(ctx, m, m.tuned().Timeouts.Read, func(ctx context.Context) (int64, error) {
 				n, _, err := sizer.Size(ctx)
 				return n, err
 			}); err == nil {
@@ -320,17 +325,21 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 	late := time.AfterFunc(m.tuned().Timeouts.Vote, cancel)
 	late.Stop() // until it is decided
 	defer late.Stop()
-	p.garbage, err = finder.FindGarbage(finding, p.through, func(ctx context.Context) error {
-		if err := m.lockCommit(ctx); err != nil {
+	decide := func() error {
+		if err := m.lockCommit(finding); err != nil {
 			return err
 		}
 		locked = true
-		if err := p.settle(ctx); err != nil {
+		if err := p.settle(finding); err != nil {
 			return err
 		}
 		late.Reset(m.tuned().Timeouts.Vote) // commits wait now, and the rest is little
 		return nil
-	})
+	}
+	p.garbage, err = leaveAsking(finding, m, m.tuned().Timeouts.Pack, decide,
+		func(ctx context.Context, ask func(context.Context) error) ([]OID, error) {
+			return finder.FindGarbage(ctx, p.through, ask)
+		})
 	if err == nil && finding.Err() != nil {
 		err = finding.Err()
 	}
@@ -375,6 +384,7 @@ func (p *packing) makeCut(ctx context.Context) error {
 	next.PackHorizon = max(next.PackHorizon, p.through)
 	next.Lock = &RecordLock{Holder: m.cfg.Name, Reason: "pack to " + p.through.String(), Since: next.Time}
 	next.Unpacked = m.names()
+	next.Unfinished = &UnfinishedPack{Through: p.through, GC: p.opts.GC && !p.opts.Decided}
 	if err := m.setRecord(context.WithoutCancel(ctx), next); err != nil {
 		return unavailable(err)
 	}
@@ -424,10 +434,7 @@ func (p *packing) packNatives(ctx context.Context) {
 
 // packAt packs one backend. A failure is noted, and is no fault: its data is as it was.
 func (p *packing) packAt(ctx context.Context, s *session, opts PackOptions) {
-	packer, err := Can[Packer](s.storage)
-	if err == nil {
-		err = packer.Pack(ctx, opts)
-	}
+	err := p.askToPack(ctx, s, opts)
 	if err == nil && s.dead.Load() {
 		err = fmt.Errorf("the backend failed meanwhile")
 	}
@@ -444,6 +451,23 @@ func (p *packing) packAt(ctx context.Context, s *session, opts PackOptions) {
 			pp.Packed = append(slices.Clone(pp.Packed), name)
 		}
 	})
+}
+
+// askToPack has a backend pack. A call that is left to itself may still do something one
+// day: until it has ended the backend is asked for no other pack.
+func (p *packing) askToPack(ctx context.Context, s *session, opts PackOptions) error {
+	packer, err := Can[Packer](s.storage)
+	if err != nil {
+		return err
+	}
+	if !s.packs.CompareAndSwap(false, true) {
+		return fmt.Errorf("an earlier pack of it has not ended")
+	}
+	_, err = leave(ctx, p.m, p.m.tuned().Timeouts.Pack, func(ctx context.Context) (struct{}, error) {
+		defer s.packs.Store(false)
+		return struct{}{}, packer.Pack(ctx, opts)
+	})
+	return err
 }
 
 // end writes the record and degrades those that lack something.
@@ -477,7 +501,7 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 	}
 	m.packHasCut = false // if this is not confirmed, who moves the epoch takes the lock out
 	next := m.record.next(m.now(), fmt.Sprintf("pack to %v ends", p.through))
-	next.Lock = nil
+	next.Lock, next.Unfinished = nil, nil
 	next.Unpacked = slices.DeleteFunc(next.Unpacked, func(name string) bool {
 		return whole[name] && slices.Contains(next.InSync, name)
 	})
@@ -486,6 +510,7 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 	if err != nil {
 		errs = gather(errs, unavailable(err))
 	}
+	defer m.unpark() // those that are degraded here have no recovery behind them yet
 	for _, s := range p.sessions {
 		lack := c.lacks[s]
 		if lack == nil {

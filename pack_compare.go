@@ -1,10 +1,10 @@
 package raidstorage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 )
 
@@ -87,9 +87,12 @@ func isOf(err error, s *session) bool {
 }
 
 func (p *packing) compareOnce(ctx context.Context, c *packComparison, sessions []*session) error {
-	compared := int64(0)
+	compared, pace := int64(0), newPacer(p.compareRate())
 	defer func() { p.progress(true, func(pp *PackProgress) { pp.Compared = compared }) }()
 	return walkCurrent(ctx, p.m, sessions, func(oid OID, records []*Record) error {
+		if err := pace.wait(ctx, mostBytes(records)); err != nil {
+			return err
+		}
 		if compared++; compared%1024 == 0 {
 			p.progress(false, func(pp *PackProgress) { pp.Compared = compared })
 		}
@@ -97,12 +100,28 @@ func (p *packing) compareOnce(ctx context.Context, c *packComparison, sessions [
 			return nil
 		}
 		// Commits go on: only what differs as of the cut counts.
-		serials, err := serialsAt(ctx, sessions, oid, p.cut+1)
+		serials, err := serialsAt(ctx, p.m, sessions, oid, p.cut+1)
 		if err == nil {
 			p.judge(c, sessions, oid, serials)
 		}
 		return err
 	})
+}
+
+// compareRate is how many bytes of records are compared in a second, 0 for no bound.
+func (p *packing) compareRate() int64 {
+	return cmp.Or(p.opts.CompareBytesPerSecond, p.m.cfg.CompareBytesPerSecond)
+}
+
+// mostBytes is what records of one object count as: the longest of them.
+func mostBytes(records []*Record) int64 {
+	most := 0
+	for _, r := range records {
+		if r != nil {
+			most = max(most, len(r.Data))
+		}
+	}
+	return int64(most)
 }
 
 // judge notes who is wrong about oid.
@@ -195,87 +214,4 @@ func sameSerials(records []*Record) bool {
 		}
 	}
 	return true
-}
-
-// serialsAt returns the serial of each session's revision of oid before a tid, 0
-// where there is none.
-func serialsAt(ctx context.Context, sessions []*session, oid OID, before TID) ([]TID, error) {
-	serials := make([]TID, len(sessions))
-	for i, s := range sessions {
-		rev, err := s.timely.LoadBefore(ctx, oid, before)
-		if err != nil && !isA[*NotFoundError](err) {
-			return nil, &BackendError{Backend: s.b.cfg.Name, Op: "load", Err: err}
-		}
-		serials[i] = rev.Serial
-	}
-	return serials, nil
-}
-
-// walkCurrent walks the current records of all sessions side by side, in oid order.
-// visit gets one record of each, nil for who has none of that oid; they are valid
-// until it returns.
-func walkCurrent(ctx context.Context, m *Mirror, sessions []*session, visit func(oid OID, records []*Record) error) error {
-	return walkCurrentFrom(ctx, m, sessions, 0, visit)
-}
-
-// walkCurrentFrom is walkCurrent, from an oid on.
-func walkCurrentFrom(ctx context.Context, m *Mirror, sessions []*session, from OID, visit func(oid OID, records []*Record) error) error {
-	type side struct {
-		next func() (Record, error, bool)
-		rec  Record
-		more bool
-	}
-	sides := make([]side, len(sessions))
-	advance := func(i int) error {
-		rec, err, ok := sides[i].next()
-		if ok && err != nil {
-			return &BackendError{Backend: sessions[i].b.cfg.Name, Op: "compare", Err: err}
-		}
-		sides[i].rec, sides[i].more = rec, ok
-		return nil
-	}
-	for i, s := range sessions {
-		ri, err := Can[RecordIterator](s.storage)
-		if err != nil {
-			return err
-		}
-		next, stop := iter.Pull2(stepwise(ctx, m.tuned().Timeouts.Read, func(ctx context.Context, _ *stepWatch) iter.Seq2[Record, error] {
-			return ri.CurrentRecords(ctx, from)
-		}))
-		defer stop()
-		sides[i].next = next
-		if err := advance(i); err != nil {
-			return err
-		}
-	}
-	records := make([]*Record, len(sides))
-	for {
-		var least OID
-		found := false
-		for i := range sides {
-			if s := &sides[i]; s.more && (!found || s.rec.OID < least) {
-				least, found = s.rec.OID, true
-			}
-		}
-		if !found {
-			return ctx.Err()
-		}
-		for i := range sides {
-			records[i] = nil
-			if s := &sides[i]; s.more && s.rec.OID == least {
-				records[i] = &s.rec
-			}
-		}
-		if err := visit(least, records); err != nil {
-			return err
-		}
-		for i := range sides {
-			if records[i] == nil {
-				continue
-			}
-			if err := advance(i); err != nil {
-				return err
-			}
-		}
-	}
 }

@@ -132,6 +132,9 @@ func Open(ctx context.Context, cfg Config) (*Mirror, error) {
 	if m.cfg.Scrub.Interval > 0 {
 		m.run(m.scrub)
 	}
+	if m.cfg.AutoRecover == AutoRecoverOn {
+		m.run(m.finishPack)
+	}
 	return m, nil
 }
 

@@ -14,8 +14,8 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 		return err
 	}
 	next := record.next(m.now(), reason)
-	if !m.packHasCut { // the reply to its cut, or to its end, was lost
-		next.Lock = nil
+	if next.Lock != nil && !m.packHasCut { // the reply to its cut, or to its end, was lost
+		next.Lock, next.Unfinished = nil, nil
 	}
 	// If the change was one of the configuration, it has not come into force.
 	m.mu.Lock()

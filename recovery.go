@@ -203,7 +203,8 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 	b.cancelRecovery, b.recovery = nil, nil
 	if err != nil {
 		m.setStateLocked(b, eventRecoveryEnded, "recovery: "+err.Error())
-		b.parked = isA[*DivergedError](err) || isA[*DifferenceError](err)
+		b.apart = isA[*DifferenceError](err)
+		b.parked = b.apart || isA[*DivergedError](err)
 	}
 	m.mu.Unlock()
 	// What failed may be the target's connection, it may have become read-only, and a

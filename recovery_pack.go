@@ -210,7 +210,7 @@ func (r *recovery) onlyTarget(ctx context.Context, source *session, horizon TID)
 		if sameSerials(records) {
 			return nil
 		}
-		serials, err := serialsAt(ctx, sessions, oid, r.last+1)
+		serials, err := serialsAt(ctx, r.m, sessions, oid, r.last+1)
 		switch {
 		case err != nil:
 			return err

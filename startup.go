@@ -110,7 +110,8 @@ func (m *Mirror) restart(ctx context.Context) error {
 func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 	names := m.names()
 	if l := next.Lock; l != nil { // this front-end is alone, so its holder is dead
-		m.cfg.Logger.Warn("a pack was interrupted; pack again", "holder", l.Holder, "reason", l.Reason, "since", l.Since)
+		m.cfg.Logger.Warn("a pack was interrupted", "holder", l.Holder, "reason", l.Reason, "since", l.Since,
+			"made_again", m.cfg.AutoRecover == AutoRecoverOn)
 		next.Reason += fmt.Sprintf("; %s by %s since %s was interrupted", l.Reason, l.Holder, l.Since.Format(time.RFC3339))
 		next.Lock = nil
 	}

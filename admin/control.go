@@ -156,7 +156,7 @@ func (s *Server) disable(q *request) {
 
 func (s *Server) pack(q *request) {
 	through := s.cfg.Clock().Add(-time.Duration(q.asked.Days) * 24 * time.Hour)
-	opts := raidstorage.PackOptions{Through: raidstorage.TIDFromTime(through), GC: !q.asked.NoGC}
+	opts := raidstorage.PackOptions{Through: raidstorage.TIDFromTime(through), GC: !q.asked.NoGC, CompareBytesPerSecond: q.asked.BytesPerSecond}
 	events := q.mirror.Watch(q.ctx)
 	if j, ok := q.begin(s.ctx, func(ctx context.Context, j *job) { j.err = q.mirror.Pack(ctx, opts) }); ok {
 		q.follow(j, events, nil, "packed to "+opts.Through.String())

@@ -83,6 +83,8 @@ func TestWhatIsRefused(t *testing.T) {
 		{"pack into the future", "POST", "/mirrors/main/pack", `{"days":-1}`, nil, 400},
 		{"pack before the past", "POST", "/mirrors/main/pack", `{"days":1000000000}`, nil, 400},
 		{"verify with days", "POST", "/mirrors/main/verify", `{"days":1}`, nil, 400},
+		{"pack backwards", "POST", "/mirrors/main/pack", `{"bytes_per_second":-1}`, nil, 400},
+		{"recover at a rate", "POST", "/mirrors/main/recover", `{"backend":"a","bytes_per_second":1}`, nil, 400},
 		{"verify backwards", "POST", "/mirrors/main/verify", `{"bytes_per_second":-1}`, nil, 400},
 		{"pack with verify's options", "POST", "/mirrors/main/pack", `{"keep_all":true}`, nil, 400},
 	} {

@@ -33,9 +33,10 @@ type Request struct {
 	Reason   string `json:"reason,omitempty"`   // disable: for the record
 	Days     int    `json:"days,omitempty"`     // pack: what was current in the last days stays
 	NoGC     bool   `json:"no_gc,omitempty"`    // pack: keep what cannot be reached
-	Blobs    bool   `json:"blobs,omitempty"`    // verify: raidstorage.VerifyOptions, as the next two
+	Blobs    bool   `json:"blobs,omitempty"`    // verify: raidstorage.VerifyOptions, as the next one
 	KeepAll  bool   `json:"keep_all,omitempty"`
-	// BytesPerSecond bounds how fast records are compared, 0 for no bound.
+	// BytesPerSecond bounds how fast records are compared, by verify or after a pack; 0
+	// for no bound, or the configured one of packs.
 	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
 	DryRun         bool  `json:"dry_run,omitempty"` // reload: tell what would change, and change nothing
 }
@@ -58,8 +59,10 @@ func (r Request) validate(op Op) string {
 		return "reason is for disable"
 	case op != OpPack && (r.Days != 0 || r.NoGC):
 		return "days and no_gc are for pack"
-	case op != OpVerify && (r.Blobs || r.KeepAll || r.BytesPerSecond != 0):
-		return "blobs, keep_all and bytes_per_second are for verify"
+	case op != OpVerify && (r.Blobs || r.KeepAll):
+		return "blobs and keep_all are for verify"
+	case op != OpVerify && op != OpPack && r.BytesPerSecond != 0:
+		return "bytes_per_second is for verify and pack"
 	case op != OpReload && r.DryRun:
 		return "dry_run is for reload"
 	case r.BytesPerSecond < 0:

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 const (
 	minTimeout = time.Second
 	maxTimeout = 24 * time.Hour
+	// maxPackTimeout is for a member's part of a pack, which may be large and slow.
+	maxPackTimeout = 30 * 24 * time.Hour
 )
 
 // mirror reads a <raidstorage>. scope is the path beside which its state is kept.
@@ -41,6 +44,8 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 	catchUp(s, &v.CatchUp)
 	scrub(s, &v.Scrub)
 	b.timeouts(s, &v.Timeouts)
+	s.duration("pack-timeout", &v.Timeouts.Pack, parseInterval, minTimeout, maxPackTimeout)
+	s.bytes("pack-compare-rate", &v.CompareBytesPerSecond, 0, math.MaxInt64)
 	var readOnly bool
 	if pos, _ := s.boolean("read-only", &readOnly); readOnly {
 		s.fault(pos, "read-only: a mirror is always writable; put read-only into <zeo>")

@@ -119,6 +119,8 @@ type Mirror struct {
 	CatchUp     raidstorage.CatchUp
 	Scrub       raidstorage.Scrub
 	Timeouts    raidstorage.Timeouts
+	// CompareBytesPerSecond is raidstorage.Config's.
+	CompareBytesPerSecond int64
 	// Force names members to trust although others may hold more, see
 	// raidstorage.Config. No file says it: it is for one start.
 	Force []string

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 )
@@ -83,6 +84,7 @@ func (d *Difference) storage(old, new Storage) {
 	fixed("catch-up-max-delay", from.CatchUp.MaxDelay != to.CatchUp.MaxDelay)
 	fixed("scrub-interval", from.Scrub.Interval != to.Scrub.Interval)
 	fixed("scrub-rate", from.Scrub.BytesPerSecond != to.Scrub.BytesPerSecond)
+	fixed("pack-compare-rate", from.CompareBytesPerSecond != to.CompareBytesPerSecond)
 	changes := mirrorChanges(from, to)
 	if len(changes) == 0 && len(d.Fixed) == before {
 		changes = []string{"order of members"}
@@ -128,7 +130,15 @@ func mirrorChanges(from, to *Mirror) []string {
 	setting("write-quorum", quorum(from.WriteQuorum), quorum(to.WriteQuorum))
 	setting("start-quorum", quorum(from.StartQuorum), quorum(to.StartQuorum))
 	setting("read-policy", from.ReadPolicy.String(), to.ReadPolicy.String())
-	if from.Timeouts != to.Timeouts {
+	duration := func(d time.Duration) string {
+		if d == 0 {
+			return "the default"
+		}
+		return d.String()
+	}
+	setting("pack-timeout", duration(from.Timeouts.Pack), duration(to.Timeouts.Pack))
+	others := from.Timeouts
+	if others.Pack = to.Timeouts.Pack; others != to.Timeouts {
 		tell("timeouts: open %v, vote %v, finish %v, read %v; 0s is the default", to.Timeouts.Open, to.Timeouts.Vote, to.Timeouts.Finish, to.Timeouts.Read)
 	}
 	return all

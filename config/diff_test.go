@@ -43,6 +43,8 @@ func TestDiffTellsWhatChangesAndWhatCannot(t *testing.T) {
 		"quorum":             {mirror: old + "; write-quorum 2", changes: []string{"write-quorum: 2 instead of the default"}},
 		"policy":             {mirror: old + "; read-policy primary-first", changes: []string{"read-policy: primary first instead of round robin"}},
 		"timeouts":           {mirror: old + "; timeout 5s", changes: []string{"timeouts: open 5s, vote 5s, finish 5s, read 5s; 0s is the default"}},
+		"pack-timeout":       {mirror: old + "; pack-timeout 2h", changes: []string{"pack-timeout: 2h0m0s instead of the default"}},
+		"pack-compare-rate":  {mirror: old + "; pack-compare-rate 1MB", fixed: "storage main: pack-compare-rate changes at a restart only"},
 		"auto-recover":       {mirror: old + "; auto-recover false", fixed: "storage main: auto-recover changes at a restart only"},
 		"catch-up-ratio":     {mirror: old + "; catch-up-ratio off", fixed: "storage main: catch-up-ratio changes at a restart only"},
 		"scrub-interval":     {mirror: old + "; scrub-interval 1d", fixed: "storage main: scrub-interval changes at a restart only"},

@@ -42,6 +42,9 @@
 //	finish-timeout     for finish and abort; default 30 s
 //	read-timeout       for one read; default 10 s
 //	timeout            gocept.zeoraid's: for all four that are not given
+//	pack-timeout       for one member's part of a pack; default 24 h
+//	pack-compare-rate  how many bytes a second the comparison after a pack reads of each
+//	                   member, such as 20MB; default 0: as fast as it goes
 //
 // Durations are ZConfig's time-interval: seconds, or with s, m, h, d.
 //

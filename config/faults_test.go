@@ -161,7 +161,8 @@ func faultCases() []faultCase {
 			}},
 		{name: "mirror", template: atEnd, text: "<raidstorage a/b>\n<mappingstorage/>\n<filestorage x>\npath x\nread-only on\n</filestorage>\n" +
 			"<filestorage y>\npath y\npack-gc off\n</filestorage>\nwrite-quorum 4\nstart-quorum 0\nread-policy round-robbin\n" +
-			"finish-timeout 0\nread-only on\ncatch-up-ratio 1\ncatch-up-max-delay 2d\nquorum 1\nscrub-interval 1s\nscrub-rate 5\n</raidstorage>",
+			"finish-timeout 0\nread-only on\ncatch-up-ratio 1\ncatch-up-max-delay 2d\nquorum 1\nscrub-interval 1s\nscrub-rate 5\n" +
+			"pack-timeout 31d\npack-compare-rate -1\n</raidstorage>",
 			want: []string{
 				"zeo.conf:6: <raidstorage a/b> needs the key state-dir: its name is no name for a directory",
 				"zeo.conf:7: a member of a <raidstorage> must have a name, as in <mappingstorage 1>",
@@ -176,9 +177,11 @@ func faultCases() []faultCase {
 				"zeo.conf:22: catch-up-max-delay: 48h0m0s is not between 1ms and 24h0m0s",
 				`zeo.conf:23: unknown key "quorum" in <raidstorage a/b>; known are state-dir, write-quorum, start-quorum, ` +
 					"read-policy, auto-recover, catch-up-ratio, catch-up-max-delay, scrub-interval, scrub-rate, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
-					"read-only, cluster-mode, fail-mode, blob-dir, shared-blob-dir",
+					"pack-timeout, pack-compare-rate, read-only, cluster-mode, fail-mode, blob-dir, shared-blob-dir",
 				"zeo.conf:24: scrub-interval: 1s is neither at least 1m0s nor off",
 				"zeo.conf:25: scrub-rate: 5 is not between 1024 and 1099511627776",
+				"zeo.conf:26: pack-timeout: 744h0m0s is not between 1s and 720h0m0s",
+				"zeo.conf:27: pack-compare-rate: -1 is not between 0 and 9223372036854775807",
 			}},
 		{name: "mirror that packs in two ways", template: atEnd, text: "<raidstorage a>\n<filestorage x>\npath x\npack-gc off\n</filestorage>\n" +
 			"<mappingstorage y/>\n<mappingstorage z/>\n<zeoclient c>\nserver 1\n</zeoclient>\n</raidstorage>",

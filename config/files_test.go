@@ -206,6 +206,8 @@ func TestEverySettingIsRead(t *testing.T) {
   timeout 10
   vote-timeout 2m
   read-timeout 1h
+  pack-timeout 2d
+  pack-compare-rate 3MB
   <mappingstorage a/>
   <mappingstorage b>
   </mappingstorage>
@@ -246,7 +248,9 @@ func TestEverySettingIsRead(t *testing.T) {
 				WriteQuorum: 2, StartQuorum: 1, ReadPolicy: 2, StateDir: "/nowhere/state",
 				CatchUp:  raidstorage.CatchUp{Ratio: 1.5, MaxDelay: 5e9},
 				Scrub:    raidstorage.Scrub{Interval: 7 * 24 * time.Hour, BytesPerSecond: 2 << 20},
-				Timeouts: raidstorage.Timeouts{Open: 10e9, Vote: 120e9, Finish: 10e9, Read: 3600e9},
+				Timeouts: raidstorage.Timeouts{Open: 10e9, Vote: 120e9, Finish: 10e9, Read: 3600e9, Pack: 48 * 3600e9},
+
+				CompareBytesPerSecond: 3 << 20,
 				Members: []config.Storage{
 					{Name: "a", Kind: &config.MemStorage{}},
 					{Name: "b", Kind: &config.MemStorage{}},

@@ -205,6 +205,7 @@ func (m *Mirror) config(name string, logger *slog.Logger) (raidstorage.Config, e
 	cfg := raidstorage.Config{
 		Name: name, StateDir: m.StateDir, WriteQuorum: m.WriteQuorum, StartQuorum: m.StartQuorum,
 		ReadPolicy: m.ReadPolicy, Timeouts: m.Timeouts, CatchUp: m.CatchUp, Scrub: m.Scrub, Force: m.Force, Logger: logger,
+		CompareBytesPerSecond: m.CompareBytesPerSecond,
 	}
 	if !m.AutoRecover {
 		cfg.AutoRecover = raidstorage.AutoRecoverOff

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/zeoraid/raidstorage/admin"
 )
@@ -15,9 +16,14 @@ func (e env) pack(ctx context.Context, args []string) int {
 	var q admin.Request
 	set.IntVar(&q.Days, "days", 0, "keep what was current during the last so many days")
 	set.BoolVar(&q.NoGC, "no-gc", false, "keep objects that cannot be reached")
+	set.Int64Var(&q.BytesPerSecond, "rate", 0, "compare at most so many `BYTES` per second afterwards; 0: as configured")
 	set.BoolVar(&f.quiet, "quiet", false, "show no progress")
 	if _, status, ok := e.parseMixed(set, args, 0, 0); !ok {
 		return status
+	}
+	if q.BytesPerSecond < 0 {
+		fmt.Fprintln(e.stderr, "zeoraid pack: -rate must be 0 or more, in bytes")
+		return exitUnknown
 	}
 	return e.operate(ctx, &f, admin.OpPack, q)
 }
