@@ -30,8 +30,15 @@ func (s *Storage) checkClaim(ctx context.Context, c *conn) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.DialTimeout)
 	defer cancel()
 	end, err := c.lastOf(ctx, last)
+	if tornTail(err) && !c.readOnly {
+		s.opts.Logger.Warn("the ZEO server has the rest of a transaction for which there was no room", "server", c.server, "err", err)
+		if err := c.mendTail(ctx); err != nil {
+			return err
+		}
+		end, err = c.lastOf(ctx, last)
+	}
 	if err != nil || end >= last {
-		return err
+		return c.mapped(zeowire.IteratorNext, err)
 	}
 	s.opts.Logger.Warn("the ZEO server tells of a transaction that its log does not have", "server", c.server, "tid", last, "end", end)
 	s.mu.Lock()
@@ -71,10 +78,7 @@ func (c *conn) lastFrom(ctx context.Context, from raidstorage.TID) (end raidstor
 		}
 		end = h.TID
 	}
-	if err != nil {
-		return 0, c.mapped(zeowire.IteratorNext, err)
-	}
-	return end, nil
+	return end, err
 }
 
 // truth is what a last tid of the server means.
