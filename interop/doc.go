@@ -9,4 +9,8 @@
 // .ci/requirements.txt lists, RAIDSTORAGE_PYTHON5 what .ci/requirements-zeo5.txt lists,
 // RAIDSTORAGE_ZOPE what .ci/requirements-zope.txt lists. A test whose interpreter is
 // missing fails. RAIDSTORAGE_LOG=1 shows what our servers log.
+//
+// TestSoak has all kinds of faults come at random, for RAIDSTORAGE_SOAK:
+//
+//	RAIDSTORAGE_SOAK=8h go test -tags interop -count=1 -timeout 0 -v -run Soak ./interop
 package interop

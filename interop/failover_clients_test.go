@@ -85,7 +85,12 @@ func familySeed(t *testing.T) uint64 {
 // newFamily makes the clients' objects at the server, and n clients that do not run.
 func newFamily(ctx context.Context, t *testing.T, address string, n int) *family {
 	t.Helper()
-	f := &family{dir: t.TempDir(), address: address, events: make(chan familyEvent, 10000), random: rand.New(rand.NewPCG(familySeed(t), 0))}
+	return newSeededFamily(ctx, t, address, n, familySeed(t))
+}
+
+func newSeededFamily(ctx context.Context, t *testing.T, address string, n int, seed uint64) *family {
+	t.Helper()
+	f := &family{dir: t.TempDir(), address: address, events: make(chan familyEvent, 10000), random: rand.New(rand.NewPCG(seed, 0))}
 	var names []string
 	for i := range n {
 		f.clients = append(f.clients, &familyClient{name: "client" + strconv.Itoa(i), index: i})

@@ -31,15 +31,20 @@ type process struct {
 	err    error // of Wait; valid once ended is closed
 }
 
-// lockedBuffer collects what a process says.
+// lockedBuffer collects what a process says: the last of it, if it is much.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
+const maxSaid = 1 << 20
+
 func (b *lockedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.buf.Len() > maxSaid {
+		b.buf.Next(maxSaid / 2)
+	}
 	return b.buf.Write(p)
 }
 
@@ -74,7 +79,8 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 		go io.Copy(io.Discard, out) // whoever read it may have given up
 		<-p.ended
 		if t.Failed() {
-			t.Logf("%s: %.5000s", filepath.Base(cmd.Args[0]), p.errors.String())
+			text := p.errors.String()
+			t.Logf("%s: %s", filepath.Base(cmd.Args[0]), text[max(0, len(text)-5000):])
 		}
 	})
 	return p

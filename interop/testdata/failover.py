@@ -42,6 +42,7 @@ from ZEO.ClientStorage import ClientStorage
 from ZODB.blob import is_blob_record
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError
+from ZODB.serialize import referencesf
 from ZODB.utils import maxtid, p64, u64, z64
 
 COUNTERS = 400
@@ -292,25 +293,39 @@ def log_of(storage):
         yield txn.tid, txn.user, txn.description, txn.extension, sorted(records)
 
 
+def check_database(accounts, directory):
+    """Compare a database with what the clients know, and load all that can be reached."""
+    counts = collections.Counter(key for a in accounts for key in a["keys"])
+    path = os.path.join(directory, "Data.fs")
+    ZODB.scripts.fstest.check(path)
+    storage = FileStorage(path, read_only=True, blob_dir=os.path.join(directory, "blobs"))
+    db = ZODB.DB(storage)
+    root = db.open(transaction_manager=None).root()
+    assert {k: v for k, v in root["counters"].items() if v} == dict(counts), directory
+    for a in accounts:
+        entry = root["entries"][a["name"]]
+        assert list(entry["keys"].items()) == list(enumerate(a["keys"])), (directory, a["name"])
+        assert list(entry["blobs"]) == list(range(0, a["acked"], BLOB_EVERY)), (directory, a["name"])
+        for seq, blob in entry["blobs"].items():
+            with blob.open() as file:
+                assert file.read() == blob_text(a["name"], seq), (directory, a["name"], seq)
+    reached, left = {z64}, [z64]
+    while left:
+        for oid in set(referencesf(storage.load(left.pop())[0])) - reached:
+            reached.add(oid)
+            left.append(oid)
+    db.close()
+    return len(reached)
+
+
 def files(result, *directories):
     accounts, logs = json.load(open(result)), []
-    counts = collections.Counter(key for a in accounts for key in a["keys"])
     for directory in directories:
+        check_database(accounts, directory)
         path = os.path.join(directory, "Data.fs")
-        ZODB.scripts.fstest.check(path)
         storage = FileStorage(path, read_only=True, blob_dir=os.path.join(directory, "blobs"))
         logs.append(list(log_of(storage)))
-        db = ZODB.DB(storage)
-        root = db.open(transaction_manager=None).root()
-        assert {k: v for k, v in root["counters"].items() if v} == dict(counts), directory
-        for a in accounts:
-            entry = root["entries"][a["name"]]
-            assert list(entry["keys"].items()) == list(enumerate(a["keys"])), (directory, a["name"])
-            assert list(entry["blobs"]) == list(range(0, a["acked"], BLOB_EVERY)), (directory, a["name"])
-            for seq, blob in entry["blobs"].items():
-                with blob.open() as file:
-                    assert file.read() == blob_text(a["name"], seq), (directory, a["name"], seq)
-        db.close()
+        storage.close()
     for directory, log in zip(directories, logs):
         assert len(log) == len(logs[0]), "%s has %d transactions, not %d" % (directory, len(log), len(logs[0]))
         for a, b in zip(log, logs[0]):

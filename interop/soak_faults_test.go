@@ -1,0 +1,321 @@
+//go:build interop
+
+package interop_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/zeoraid/raidstorage"
+)
+
+// soakAction is one kind of fault, or of an operator's work.
+type soakAction struct {
+	kind string
+	// needs are the members that must be in sync before. What do does leaves one of
+	// those that are whole where it can be reached.
+	needs []string
+	do    func(s *soak)
+}
+
+// soakActions are all kinds.
+func soakActions() []soakAction {
+	return append(soakEvents(),
+		soakAction{"runzeo killed", natives, (*soak).memberKilled},
+		soakAction{"runzeo stopped", natives, (*soak).memberStopped},
+		soakAction{"network cut", natives, (*soak).memberCut},
+		soakAction{"network half-open", natives, (*soak).memberHalfOpen},
+		soakAction{"runzeo's disk full", natives, (*soak).memberFull},
+		soakAction{"native disk full", members, (*soak).nativeFull},
+		soakAction{"native emptied", members, (*soak).nativeEmptied},
+		soakAction{"runzeo emptied", members, (*soak).memberEmptied},
+		soakAction{"disabled", members, (*soak).disabled},
+		soakAction{"last copy", members, (*soak).lastCopy},
+		soakAction{"stale copy", members, (*soak).staleCopy},
+	)
+}
+
+// soakEvents are those that may also come while a member is away.
+func soakEvents() []soakAction {
+	return []soakAction{
+		{"serve killed", nil, (*soak).serveKilled},
+		{"serve terminated", nil, (*soak).serveTerminated},
+		{"serve stopped", nil, (*soak).serveStopped},
+		{"pack", nil, (*soak).packed},
+		{"verify", nil, (*soak).verified},
+		{"reload", nil, (*soak).reloaded},
+	}
+}
+
+func (s *soak) memberKilled() {
+	s.runzeo.stop(s.ctx, s.t)
+	s.hold(200*time.Millisecond, 3*time.Second, soakEvents()...)
+	s.startRunzeo()
+	s.help("z")
+}
+
+// help has an operator bring a member back, now and then: else that may take until the
+// mirror tries again.
+func (s *soak) help(name string) {
+	if s.random.IntN(2) == 0 {
+		s.verb([]int{0, 2}, "recover", name)
+	}
+}
+
+// memberStopped stops it for longer than commits may stand still for that, the first
+// time, and then for about a deadline.
+func (s *soak) memberStopped() {
+	signalProcess(s.t, s.runzeo.process, syscall.SIGSTOP)
+	if s.faults["runzeo stopped"] == 1 && s.length >= soakAll {
+		s.hold(soakStandstill+2*time.Second, soakStandstill+2*time.Second)
+	} else {
+		s.hold(100*time.Millisecond, 2*soakDeadline, soakEvents()...)
+	}
+	signalProcess(s.t, s.runzeo.process, syscall.SIGCONT)
+	s.help("z")
+}
+
+func (s *soak) memberCut() {
+	s.proxy.set(false, true)
+	s.hold(50*time.Millisecond, 3*time.Second, soakEvents()...)
+	s.proxy.set(false, false)
+	s.help("z")
+}
+
+// memberHalfOpen has the network swallow everything, without a word, and then goes on
+// with all that was sent, or with new connections.
+func (s *soak) memberHalfOpen() {
+	s.proxy.set(true, false)
+	s.hold(100*time.Millisecond, 2*soakDeadline, soakEvents()...)
+	if s.random.IntN(2) == 0 {
+		s.proxy.set(false, true)
+	}
+	s.proxy.set(false, false)
+	s.help("z")
+}
+
+// soakRoom is what is left of a disk that is about to be full: a few transactions.
+const soakRoom = 5000
+
+func (s *soak) memberFull() {
+	s.limitFiles(s.runzeo.process, sizeOf(filepath.Join(s.runzeo.dir, "Data.fs"))+soakRoom)
+	s.hold(time.Second, 4*time.Second, soakEvents()...)
+	s.limitFiles(s.runzeo.process, -1)
+	s.help("z")
+}
+
+// nativeFull fills the disk of one native member while the other one is out of service,
+// or the disk that both are on: then Python's server goes on alone.
+func (s *soak) nativeFull() {
+	out := ""
+	if s.random.IntN(2) == 0 {
+		out = natives[s.random.IntN(2)]
+		s.verb([]int{0}, "disable", out)
+		s.awaitCommits(20) // its file is the smaller one from now on
+	}
+	full := sizeOf(filepath.Join(s.member("1"), "Data.fs"))
+	full = max(full, sizeOf(filepath.Join(s.member("2"), "Data.fs")))
+	s.limitFiles(s.serve, full+soakRoom)
+	s.await("the disk is full", func() bool { in := s.inSync(); return !in["1"] && !in["2"] })
+	s.hold(500*time.Millisecond, 3*time.Second)
+	s.limitFiles(s.serve, -1)
+	s.help("1")
+	s.help("2")
+	if out != "" {
+		s.verb([]int{0}, "recover", out)
+	}
+}
+
+// nativeEmptied gives a native member a new disk.
+func (s *soak) nativeEmptied() {
+	name := natives[s.random.IntN(2)]
+	s.verb([]int{0}, "disable", name)
+	s.wipe(name)
+	s.hold(0, time.Second, soakEvents()...)
+	s.verb([]int{0}, "recover", name, "-wait")
+}
+
+// memberEmptied gives Python's server a new disk, with our mirror told before or not.
+func (s *soak) memberEmptied() {
+	told := s.random.IntN(2) == 0
+	if told {
+		s.verb([]int{0}, "disable", "z")
+	}
+	s.runzeo.stop(s.ctx, s.t)
+	s.runzeo.clear(s.t)
+	s.hold(0, time.Second, soakEvents()...)
+	s.startRunzeo()
+	s.verb([]int{0}, "recover", "z", "-wait")
+}
+
+func (s *soak) disabled() {
+	name := members[s.random.IntN(len(members))]
+	s.verb([]int{0}, "disable", name)
+	s.hold(0, 2*time.Second, soakEvents()...)
+	s.verb([]int{0}, "recover", name)
+}
+
+func (s *soak) serveKilled() {
+	s.killServe()
+	s.mustServe()
+}
+
+func (s *soak) serveTerminated() {
+	s.terminateServe()
+	s.mustServe()
+}
+
+func (s *soak) serveStopped() {
+	signalProcess(s.t, s.serve, syscall.SIGSTOP)
+	s.hold(50*time.Millisecond, 3*time.Second)
+	signalProcess(s.t, s.serve, syscall.SIGCONT)
+}
+
+// packed packs, now and then with the server or a member dying meanwhile. Then the pack
+// may have failed.
+func (s *soak) packed() {
+	s.ledger.packing(raidstorage.MaxTID)
+	s.verb([]int{0, 2}, "pack", "-quiet")
+	var last raidstorage.TID
+	s.await("the last tid is known", func() bool {
+		var err error
+		last, err = s.operator.LastTID(s.ctx)
+		return err == nil
+	})
+	s.ledger.packing(last)
+}
+
+func (s *soak) verified() {
+	args := []string{"-quiet"}
+	if s.random.IntN(2) == 0 {
+		args = append(args, "-blobs")
+	}
+	if code, out := s.verb([]int{0, 2}, "verify", args...); code == 2 && strings.Contains(out, "differ") {
+		s.fault("verify: %s", out)
+	}
+}
+
+// reloaded changes the read policy, and asks for two copies for a while.
+func (s *soak) reloaded() {
+	policies := []string{"round-robin", "least-latency", "primary-first"}
+	s.settings.readPolicy = policies[s.random.IntN(len(policies))]
+	s.settings.quorum = 2
+	s.configure()
+	s.verb([]int{0, 2}, "reload") // refused if there is only one copy
+	s.hold(0, time.Second)
+	s.settings.quorum = 1
+	s.configure()
+	s.verb([]int{0}, "reload")
+}
+
+// lastCopy starts the server with only one of the members that are in sync. It has all
+// that was acknowledged, whichever it is and whenever that was.
+func (s *soak) lastCopy() {
+	survivor := members[s.random.IntN(len(members))]
+	slow := s.random.IntN(2) == 0 && survivor == "z"
+	if slow { // it has not got the last ones, so that they are not acknowledged
+		s.proxy.set(true, false)
+		s.pause(soakDeadline / 4)
+	}
+	s.killServe()
+	s.proxy.set(false, true)
+	away := func(hidden bool) {
+		for _, name := range natives {
+			if name != survivor {
+				s.hide(name, hidden)
+			}
+		}
+	}
+	away(true)
+	if survivor == "z" {
+		s.proxy.set(false, false)
+	}
+	err := s.tryServe(soakPatience)
+	if err != nil && (!slow || !strings.Contains(err.Error(), "cannot start")) {
+		s.t.Fatalf("with only %s: %v", survivor, err)
+	}
+	if err == nil {
+		s.awaitCommits(10)
+	}
+	away(false)
+	s.proxy.set(false, false)
+	if err != nil { // it was dropped before the kill
+		s.mustServe()
+	}
+	s.bringBack(survivor)
+}
+
+// bringBack recovers the members that were away. They may have a transaction that was
+// not acknowledged, and that the one that survived had not got: then an operator must
+// give it up.
+func (s *soak) bringBack(survivor string) {
+	for _, name := range members {
+		if name == survivor {
+			continue
+		}
+		code, out := s.verb([]int{0, 2}, "recover", name, "-wait", "-quiet")
+		if code == 0 {
+			continue
+		}
+		s.record.count("diverged members")
+		if !strings.Contains(out, "diverged") {
+			s.fault("recovery of %s: %s", name, out)
+		}
+		if name == "z" {
+			s.runzeo.stop(s.ctx, s.t)
+			s.runzeo.clear(s.t)
+			s.startRunzeo()
+			s.verb([]int{0}, "recover", name, "-wait", "-quiet")
+		} else {
+			s.verb([]int{0}, "recover", name, "-rollback", "-wait", "-quiet")
+		}
+	}
+}
+
+// staleCopy starts the server with nothing but a member that lacks what was acknowledged
+// since it was dropped: it must not serve.
+func (s *soak) staleCopy() {
+	s.proxy.set(false, true)
+	s.await("z is dropped", func() bool { return !s.inSync()["z"] })
+	s.awaitCommits(5)
+	s.killServe()
+	for _, name := range natives {
+		s.hide(name, true)
+	}
+	s.proxy.set(false, false)
+	if err := s.tryServe(2 * soakDeadline); err == nil {
+		s.fault("the server serves a member that lacks acknowledged transactions")
+	} else {
+		s.record.note("stale copy", "%v", err)
+	}
+	select {
+	case <-s.serve.ended:
+	default:
+		s.killServe()
+	}
+	for _, name := range natives {
+		s.hide(name, false)
+	}
+	s.mustServe()
+}
+
+// soakStandstill is the longest time that commits may stand still for faults of
+// members: a vote's deadline and a read's, or a finish's, and the machine's own share.
+const soakStandstill = 3*soakDeadline + time.Second
+
+// soakBounds are the longest standstills that are allowed, by kind.
+func (s *soak) checkStandstills() {
+	for kind, longest := range s.record.standstills() {
+		bound := 30 * time.Second // servers start
+		switch kind {
+		case "runzeo killed", "runzeo stopped", "network cut", "network half-open", "runzeo's disk full", "disabled":
+			bound = soakStandstill
+		}
+		if longest > bound {
+			s.fault("commits stood still for %v, %s: more than %v", longest.Round(time.Millisecond), fmt.Sprintf("in %q", kind), bound)
+		}
+	}
+}
