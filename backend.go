@@ -25,6 +25,8 @@ type backend struct {
 
 	// The fields below are guarded by Mirror.mu.
 	state     State
+	role      MemberRole // changed with the commit slot held, too
+	bandwidth int64      // of following, in bytes a second, 0 for no bound
 	reason    string
 	since     time.Time
 	session   *session // nil while the storage is closed
@@ -33,14 +35,18 @@ type backend struct {
 	parked    bool  // a recovery would fail again until an operator does something
 	apart     bool  // parked because it was packed apart: or until a pack ends
 	recovery  *RecoveryProgress
-	// cancelRecovery ends the recovery under way, nil if there is none.
+	// cancelRecovery ends the recovery, or the step of following, that is under way. nil if
+	// there was none.
 	cancelRecovery context.CancelFunc
+	pack           *packAt // what it waits for that follows; nil: nothing
+	lag            lag
 	history        []Event
 }
 
 func newBackend(cfg Backend, now time.Time, reason string) *backend {
 	return &backend{
 		cfg: cfg, since: now, droppedAt: -1, reason: reason,
+		role: MemberRole{Configured: cfg.Role, Actual: cfg.Role}, bandwidth: cfg.Bandwidth,
 		kick: make(chan struct{}, 1), requests: make(chan *recoverRequest),
 		left: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -188,7 +194,7 @@ func (m *Mirror) setStateLocked(b *backend, event healthEvent, reason string) bo
 	from := b.state
 	b.state, b.reason, b.since = to, reason, m.cfg.Clock()
 	switch to {
-	case StateInSync:
+	case StateInSync, StateFollowing:
 		b.reason, b.parked, b.apart, b.recovery = "", false, false, nil
 	case StateRecovering:
 		b.reason = reason

@@ -29,7 +29,6 @@ package raidstorage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -38,8 +37,10 @@ import (
 // Change is a configuration for Mirror.Change: everything that may be changed while a
 // mirror runs, as in Config, with the same defaults. Mirror.Settings is the present one.
 type Change struct {
-	// Backends are all members afterwards, in order. One whose Open is nil stays as it
-	// is. One with an Open is new; if there is one of its name it is replaced.
+	// Backends are all members afterwards, in order. One whose Open is nil stays, with
+	// this Bandwidth, and with the role that it has if this Role is the one that it is
+	// configured as; another Role is what it is from then on. One with an Open is new; if
+	// there is one of its name it is replaced.
 	Backends                 []Backend
 	WriteQuorum, StartQuorum int
 	ReadPolicy               ReadPolicy
@@ -62,7 +63,7 @@ func (m *Mirror) settingsLocked() Change {
 	t := m.tuned()
 	c := Change{WriteQuorum: t.WriteQuorum, StartQuorum: t.StartQuorum, ReadPolicy: t.ReadPolicy, Timeouts: t.Timeouts}
 	for _, b := range m.backends {
-		c.Backends = append(c.Backends, Backend{Name: b.cfg.Name})
+		c.Backends = append(c.Backends, Backend{Name: b.cfg.Name, Role: b.role.Configured, Bandwidth: b.bandwidth})
 	}
 	return c
 }
@@ -252,7 +253,7 @@ func (m *Mirror) decideChange(ctx context.Context, p *changePlan) error {
 		return err
 	}
 	if _, look := p.need(old); look {
-		if err := m.checkStaying(ctx, p.gone, need); err != nil {
+		if err := m.checkStaying(ctx, p.ceases(), need); err != nil {
 			if few, ok := err.(*UnavailableError); ok {
 				return tooFew(p, few.InSync, few.Need, few.Err)
 			}
@@ -264,10 +265,7 @@ func (m *Mirror) decideChange(ctx context.Context, p *changePlan) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	next := p.record(m.record, m.now())
-	if err := m.setRecord(ctx, next); err != nil {
-		return unavailable(errors.Join(err, m.takeBack(ctx, next)))
-	}
-	return nil
+	return m.changeRecord(ctx, next)
 }
 
 // takeBack writes the record as it was before next, which may have been stored or not.
@@ -290,7 +288,8 @@ func (m *Mirror) takeBack(ctx context.Context, next Membership) error {
 // liveStaying counts the backends of the record that stay and can be asked.
 func (m *Mirror) liveStaying(p *changePlan) int {
 	live, _ := m.members()
-	return len(slices.DeleteFunc(live, func(s *session) bool { return slices.Contains(p.gone, s.b) }))
+	ceases := p.ceases()
+	return len(slices.DeleteFunc(live, func(s *session) bool { return slices.Contains(ceases, s.b) }))
 }
 
 // record returns the record that says what p changes.
@@ -302,7 +301,7 @@ func (p *changePlan) record(now Membership, t time.Time) Membership {
 	for _, list := range []*[]string{&next.Members, &next.InSync, &next.Disabled, &next.Unpacked, &next.Damaged, &next.New} {
 		*list = slices.DeleteFunc(*list, gone)
 	}
-	next.fit(p.backends)
+	next.fit(p.backends, p.roles)
 	return next
 }
 
@@ -316,7 +315,16 @@ func (m *Mirror) applyChange(p *changePlan) {
 			b.session.dead.Store(true) // its supervisor closes it
 		}
 		m.setStateLocked(b, eventDisabled, "it was taken out of the mirror")
+		if b.cancelRecovery != nil {
+			b.cancelRecovery()
+		}
 		close(b.left)
+	}
+	for b, role := range p.roles {
+		m.setRoleLocked(b, role)
+	}
+	for b, rate := range p.rates {
+		b.bandwidth = rate
 	}
 	m.publishLocked(m.view.Load().last)
 	m.tell(Event{Kind: EventChange, Time: m.now(), Reason: p.diff.String(), Epoch: m.record.Epoch,

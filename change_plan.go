@@ -40,8 +40,10 @@ type Difference struct {
 	// Order is the new order of all backends, if those that stay are in another one.
 	Order    []string        `json:"order,omitempty"`
 	Settings []SettingChange `json:"settings,omitempty"`
-	// Leaving names the backends that are in sync and leave it: copies that are there
-	// now and will not count.
+	// Roles are the changes of what backends that stay are configured as.
+	Roles []SettingChange `json:"roles,omitempty"`
+	// Leaving names the backends that are in sync and leave it, or cease to be full: copies
+	// that are there now and will not count.
 	Leaving []string `json:"leaving,omitempty"`
 }
 
@@ -56,7 +58,9 @@ type SettingChange struct {
 func (d Difference) Empty() bool { return len(d.Lines()) == 0 }
 
 // members tells whether backends come or go.
-func (d Difference) members() bool { return len(d.Added)+len(d.Removed)+len(d.Replaced) > 0 }
+func (d Difference) members() bool {
+	return len(d.Added)+len(d.Removed)+len(d.Replaced)+len(d.Roles) > 0
+}
 
 // Lines tells the difference, one thing a line.
 func (d Difference) Lines() []string {
@@ -76,6 +80,13 @@ func (d Difference) Lines() []string {
 	if len(d.Order) > 0 {
 		lines = append(lines, "order backends as "+strings.Join(d.Order, ", "))
 	}
+	for _, r := range d.Roles {
+		line := fmt.Sprintf("role of backend %s from %s to %s", r.Name, r.From, r.To)
+		if slices.Contains(d.Leaving, r.Name) {
+			line += ", which is in sync"
+		}
+		lines = append(lines, line)
+	}
 	for _, s := range d.Settings {
 		lines = append(lines, fmt.Sprintf("%s from %s to %s", s.Name, s.From, s.To))
 	}
@@ -94,9 +105,11 @@ func (d Difference) String() string {
 type changePlan struct {
 	diff     Difference
 	tuning   *tuning
-	backends []*backend // all members afterwards
-	fresh    []*backend // those of them that were not there
-	gone     []*backend // those that leave, the replaced ones too
+	backends []*backend              // all members afterwards
+	fresh    []*backend              // those of them that were not there
+	gone     []*backend              // those that leave, the replaced ones too
+	roles    map[*backend]MemberRole // of those that stay and are configured as something else
+	rates    map[*backend]int64      // the new bandwidths of those that stay
 }
 
 // planLocked compares c with what is in force. It begins nothing. The caller holds m.mu.
@@ -117,11 +130,12 @@ func (m *Mirror) planLocked(c Change) (*changePlan, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	p := &changePlan{tuning: cfg.withDefaults().tuning()}
+	p := &changePlan{tuning: cfg.withDefaults().tuning(), roles: make(map[*backend]MemberRole), rates: make(map[*backend]int64)}
 	for _, b := range c.Backends {
 		old := present[b.Name]
 		if old != nil && b.Open == nil {
 			p.backends = append(p.backends, old)
+			p.stays(old, b)
 			continue
 		}
 		fresh := newBackend(b, m.now(), "it was added and holds nothing that counts until it is recovered")
@@ -143,14 +157,38 @@ func (m *Mirror) planLocked(c Change) (*changePlan, error) {
 	}
 	p.leaving(m.shown)
 	p.diff.Order = m.orderLocked(p.backends)
-	p.diff.Settings = differences(*m.tuned(), *p.tuning)
+	p.diff.Settings = append(p.diff.Settings, differences(*m.tuned(), *p.tuning)...)
 	return p, nil
 }
 
-// leaving lists those that go and are in sync by the record.
+// stays notes what changes of a backend that stays. mu is held.
+func (p *changePlan) stays(old *backend, wanted Backend) {
+	if from := old.role.Configured; from != wanted.Role {
+		p.roles[old] = MemberRole{Configured: wanted.Role, Actual: wanted.Role}
+		p.diff.Roles = append(p.diff.Roles, SettingChange{old.cfg.Name, from.String(), wanted.Role.String()})
+	}
+	if old.bandwidth != wanted.Bandwidth {
+		p.rates[old] = wanted.Bandwidth
+		p.diff.Settings = append(p.diff.Settings, SettingChange{"bandwidth of backend " + old.cfg.Name,
+			fmt.Sprint(old.bandwidth), fmt.Sprint(wanted.Bandwidth)})
+	}
+}
+
+// ceases lists those that go, and those that stay and will not be full.
+func (p *changePlan) ceases() []*backend {
+	all := slices.Clone(p.gone)
+	for b, role := range p.roles {
+		if role.Actual != RoleFull {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// leaving lists those that go, or cease to be full, and are in sync by the record.
 func (p *changePlan) leaving(record Membership) {
 	p.diff.Leaving = nil
-	for _, b := range p.gone {
+	for _, b := range p.ceases() {
 		if slices.Contains(record.InSync, b.cfg.Name) {
 			p.diff.Leaving = append(p.diff.Leaving, b.cfg.Name)
 		}
@@ -217,8 +255,9 @@ func (p *changePlan) need(now *tuning) (n int, look bool) {
 
 // stayingLocked counts the backends in sync that answer and stay. The caller holds m.mu.
 func (m *Mirror) stayingLocked(p *changePlan) (n int) {
+	ceases := p.ceases()
 	for _, b := range p.backends {
-		if b.state == StateInSync && b.session != nil && !b.session.dead.Load() {
+		if !slices.Contains(ceases, b) && b.state == StateInSync && b.session != nil && !b.session.dead.Load() {
 			n++
 		}
 	}

@@ -350,6 +350,7 @@ func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
 	}
 	m.oids.raise(t.log.maxOID)
 	m.committed.Add(1)
+	m.weigh(t)
 	m.mu.Lock()
 	m.advanceLocked(tid)
 	m.mu.Unlock()
@@ -360,6 +361,7 @@ func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
 func (m *Mirror) advanceLocked(tid TID) {
 	old := m.view.Load()
 	m.view.Store(&view{last: tid, sessions: old.sessions, closed: old.closed})
+	m.wakeFollowersLocked()
 }
 
 // doubt notes that tid may be on some backends and not on others: nothing is

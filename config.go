@@ -19,7 +19,8 @@ type Config struct {
 	Backends []Backend
 
 	// WriteQuorum is the smallest number of durable copies that a commit may be
-	// acknowledged with. Default: 1 for one or two backends, else a majority.
+	// acknowledged with. Default: 1 for one or two backends whose Role is RoleFull, else a
+	// majority of those.
 	WriteQuorum int
 
 	// StartQuorum is the smallest number of in-sync backends to go on with when the
@@ -87,6 +88,13 @@ type Backend struct {
 	// the record has is not trusted, and recovered. A database that has moved as a whole
 	// is opened with Force.
 	Identity string
+	// Role is what the backend is to the mirror; default RoleFull. At least one must be
+	// that. A role that Promote, Demote or a spare's swap gave it stays over restarts,
+	// until another Role is configured than before.
+	Role Role
+	// Bandwidth bounds how fast a RoleAsync backend is written to, in bytes a second; 0
+	// for no bound.
+	Bandwidth int64
 }
 
 // Timeouts bound what a mirror waits for. A backend that exceeds one is dropped.
@@ -139,6 +147,7 @@ func (c Config) Validate() error {
 		fault("no backends")
 	}
 	names := make(map[string]bool)
+	full := 0
 	for i, b := range c.Backends {
 		switch {
 		case b.Name == "":
@@ -149,11 +158,23 @@ func (c Config) Validate() error {
 		if b.Open == nil {
 			fault("backend %q has no Open", b.Name)
 		}
+		if b.Role < RoleFull || b.Role > RoleSpare {
+			fault("backend %q has the unknown %v", b.Name, b.Role)
+		}
+		if b.Bandwidth < 0 {
+			fault("backend %q has a negative Bandwidth", b.Name)
+		}
+		if b.Role == RoleFull {
+			full++
+		}
 		names[b.Name] = true
 	}
+	if full == 0 && len(c.Backends) > 0 {
+		fault("no backend has the role full")
+	}
 	for what, n := range map[string]int{"WriteQuorum": c.WriteQuorum, "StartQuorum": c.StartQuorum} {
-		if n < 0 || n > max(len(c.Backends), 1) {
-			fault("%s %d with %d backends", what, n, len(c.Backends))
+		if n < 0 || n > max(full, 1) {
+			fault("%s %d with %d backends", what, n, full)
 		}
 	}
 	if c.ReadPolicy < RoundRobin || c.ReadPolicy > PrimaryFirst {
@@ -187,7 +208,12 @@ func (c Config) withDefaults() Config {
 	c.Backends = slices.Clone(c.Backends)
 	c.Force = slices.Clone(c.Force)
 	fill(&c.Name, "mirror")
-	n := len(c.Backends)
+	n := 0
+	for _, b := range c.Backends {
+		if b.Role == RoleFull {
+			n++
+		}
+	}
 	if n <= 2 {
 		fill(&c.WriteQuorum, 1)
 	}

@@ -6,6 +6,7 @@ package raidstorage
 var HealthEvents = map[string]healthEvent{
 	"fault": eventFault, "dropped": eventDropped, "confirmed": eventConfirmed,
 	"recovery started": eventRecoveryStarted, "recovery ended": eventRecoveryEnded, "disabled": eventDisabled,
+	"follows": eventFollows, "stands by": eventStandsBy,
 }
 
 // On is State.on.

@@ -21,9 +21,15 @@ const (
 	StateRecovering
 	// StateDisabled: an operator took it out; only Recover brings it back.
 	StateDisabled
+	// StateFollowing: an asynchronous backend that holds a beginning of the log, and is
+	// given the rest. Left by a fault, a recovery that promotes it, or Disable.
+	StateFollowing
+	// StateStandby: a spare that is not needed. Left by a recovery that puts it in
+	// another one's place, or Disable.
+	StateStandby
 )
 
-var stateNames = [...]string{"failed", "in sync", "suspect", "recovering", "disabled"}
+var stateNames = [...]string{"failed", "in sync", "suspect", "recovering", "disabled", "following", "standby"}
 
 // String returns the word that logs and tools show.
 func (s State) String() string {
@@ -41,11 +47,13 @@ type healthEvent int
 
 const (
 	eventFault           healthEvent = iota // a call failed, or its answer contradicts the others
-	eventDropped                            // the record does not name it any more
+	eventDropped                            // the record does not name it any more, or its role ends
 	eventConfirmed                          // under its commit lock it was found complete, and the record names it
 	eventRecoveryStarted                    // a recovery begins
 	eventRecoveryEnded                      // a recovery failed or was cancelled
 	eventDisabled                           // an operator took it out of the record
+	eventFollows                            // it is asynchronous, and its log is a beginning of the others'
+	eventStandsBy                           // it is a spare
 )
 
 // on returns the state after event, and whether the event means anything in s.
@@ -53,12 +61,16 @@ const (
 func (s State) on(event healthEvent) (State, bool) {
 	switch event {
 	case eventFault:
-		if s == StateInSync {
+		switch s {
+		case StateInSync:
 			return StateSuspect, true
+		case StateFollowing:
+			return StateFailed, true
 		}
 		// A recovery that meets a fault ends by itself; the others are out already.
 	case eventDropped:
-		if s == StateInSync || s == StateSuspect {
+		switch s {
+		case StateInSync, StateSuspect, StateFollowing, StateStandby:
 			return StateFailed, true
 		}
 	case eventConfirmed:
@@ -66,7 +78,8 @@ func (s State) on(event healthEvent) (State, bool) {
 			return StateInSync, s != StateInSync
 		}
 	case eventRecoveryStarted:
-		if s == StateFailed || s == StateDisabled {
+		switch s {
+		case StateFailed, StateDisabled, StateFollowing, StateStandby:
 			return StateRecovering, true
 		}
 	case eventRecoveryEnded:
@@ -75,6 +88,14 @@ func (s State) on(event healthEvent) (State, bool) {
 		}
 	case eventDisabled:
 		return StateDisabled, s != StateDisabled
+	case eventFollows:
+		if s != StateDisabled && s != StateRecovering {
+			return StateFollowing, s != StateFollowing
+		}
+	case eventStandsBy:
+		if s != StateRecovering {
+			return StateStandby, s != StateStandby
+		}
 	}
 	return s, false
 }
@@ -83,7 +104,7 @@ func (s State) on(event healthEvent) (State, bool) {
 type Condition int
 
 const (
-	// Optimal: every backend is in sync.
+	// Optimal: every full backend is in sync.
 	Optimal Condition = iota
 	// Recovering: commits go on, and a recovery is under way.
 	Recovering
@@ -106,7 +127,7 @@ func (c Condition) String() string {
 // MarshalText makes JSON show the word.
 func (c Condition) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// condition counts the states of all backends against the quorum.
+// condition counts the states of the full backends against the quorum.
 func condition(states []State, quorum int, stopped bool) Condition {
 	var inSync, recovering int
 	for _, s := range states {

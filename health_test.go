@@ -16,15 +16,19 @@ func TestHealthMachine(t *testing.T) {
 		suspect    = raidstorage.StateSuspect
 		recovering = raidstorage.StateRecovering
 		disabled   = raidstorage.StateDisabled
+		following  = raidstorage.StateFollowing
+		standby    = raidstorage.StateStandby
 	)
 	want := map[raidstorage.State]map[string]raidstorage.State{
-		failed:     {"confirmed": inSync, "recovery started": recovering, "disabled": disabled},
-		inSync:     {"fault": suspect, "dropped": failed, "disabled": disabled},
-		suspect:    {"dropped": failed, "confirmed": inSync, "disabled": disabled},
+		failed:     {"confirmed": inSync, "recovery started": recovering, "disabled": disabled, "follows": following, "stands by": standby},
+		inSync:     {"fault": suspect, "dropped": failed, "disabled": disabled, "follows": following, "stands by": standby},
+		suspect:    {"dropped": failed, "confirmed": inSync, "disabled": disabled, "follows": following, "stands by": standby},
 		recovering: {"confirmed": inSync, "recovery ended": failed, "disabled": disabled},
-		disabled:   {"recovery started": recovering},
+		disabled:   {"recovery started": recovering, "stands by": standby},
+		following:  {"fault": failed, "dropped": failed, "confirmed": inSync, "recovery started": recovering, "disabled": disabled, "stands by": standby},
+		standby:    {"dropped": failed, "confirmed": inSync, "recovery started": recovering, "disabled": disabled, "follows": following},
 	}
-	for from := failed; from <= disabled; from++ {
+	for from := failed; from <= standby; from++ {
 		for event, e := range raidstorage.HealthEvents {
 			to, changes := want[from][event]
 			if !changes {

@@ -37,6 +37,9 @@ type Membership struct {
 	// New names the members that no recovery has compared yet: they are compared as a
 	// whole, too.
 	New []string `json:"new,omitempty"`
+	// Roles are those of the members that are, or are configured as, something else than
+	// RoleFull. InSync holds full ones only.
+	Roles map[string]MemberRole `json:"roles,omitempty"`
 	// Identities are Backend.Identity of the members that have one.
 	Identities map[string]string `json:"identities,omitempty"`
 	Lock       *RecordLock       `json:"lock,omitempty"` // rule V6; never changed in place
@@ -71,15 +74,18 @@ func (m Membership) next(now time.Time, reason string) Membership {
 	m.Damaged = slices.Clone(m.Damaged)
 	m.New = slices.Clone(m.New)
 	m.Identities = maps.Clone(m.Identities)
+	m.Roles = maps.Clone(m.Roles)
 	m.Joining = ""
 	m.Reason = reason
 	m.Time = now.UTC()
 	return m
 }
 
-// fit makes backends the members. What the record does not know is new, and nothing
-// about it is trusted.
-func (m *Membership) fit(backends []*backend) {
+// fit makes backends the members, with their roles, or those in changed. What the record
+// does not know is new, and nothing about it is trusted; what is not full is not in sync.
+func (m *Membership) fit(backends []*backend, changed map[*backend]MemberRole) {
+	m.Roles = rolesOf(backends, changed)
+	m.InSync = slices.DeleteFunc(m.InSync, func(name string) bool { return !m.isFull(name) })
 	names := make([]string, len(backends))
 	known := m.Identities
 	m.Identities = nil

@@ -100,14 +100,10 @@ func (l *opLog) addBlob(o op, blob io.Reader) error {
 func (l *opLog) replay(ctx context.Context, meta Meta, txn Txn) error {
 	for i := range l.ops {
 		o := &l.ops[i]
-		data := o.data
-		if o.spilled {
-			data = make([]byte, o.size)
-			if _, err := l.file.ReadAt(data, o.offset); err != nil {
-				return &spoolError{err}
-			}
+		data, err := l.read(o)
+		if err != nil {
+			return err
 		}
-		var err error
 		switch o.kind {
 		case opStore:
 			err = txn.Store(ctx, o.oid, o.serial, data)
@@ -131,6 +127,18 @@ func (l *opLog) replay(ctx context.Context, meta Meta, txn Txn) error {
 		}
 	}
 	return nil
+}
+
+// read returns the data of one of l's calls.
+func (l *opLog) read(o *op) ([]byte, error) {
+	if !o.spilled {
+		return o.data, nil
+	}
+	data := make([]byte, o.size)
+	if _, err := l.file.ReadAt(data, o.offset); err != nil {
+		return nil, &spoolError{err}
+	}
+	return data, nil
 }
 
 func (o *op) storeBlob(ctx context.Context, txn Txn, data []byte) error {

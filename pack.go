@@ -245,7 +245,7 @@ func (p *packing) decide(ctx context.Context) error {
 	sessions := m.view.Load().sessions
 	finders := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return !native(s) })
 	p.natives, p.mixed = len(finders) > 0, len(finders) > 0 && len(finders) < len(sessions)
-	if len(finders) < len(sessions) {
+	if len(finders) < len(sessions) || m.followedByOthers() {
 		p.through = min(p.through, last-min(last, packMargin))
 	}
 	if p.through == 0 {
@@ -390,6 +390,7 @@ func (p *packing) makeCut(ctx context.Context) error {
 	}
 	m.packHasCut = true
 	p.cut, p.sessions = v.last, v.sessions
+	p.packFollowers()
 	p.progress(true, func(pp *PackProgress) {
 		pp.Phase, pp.Cut = PackPacking, p.cut
 		if p.decided {

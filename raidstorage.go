@@ -50,6 +50,7 @@ type Mirror struct {
 	view      atomic.Pointer[view] // what readers go by
 	committed atomic.Int64         // transactions that became visible here
 	turn      atomic.Uint64        // of round-robin reads
+	weighed   atomic.Int64         // bytes of those, while backends follow
 
 	foreignSeen atomic.Bool // a backend told of a transaction that this mirror did not make
 	inDoubt     atomic.Bool // unresolved was set and nobody may come to settle it
@@ -219,6 +220,7 @@ func (m *Mirror) publishLocked(last TID) {
 		}
 	}
 	m.view.Store(v)
+	m.wakeFollowersLocked()
 }
 
 // Name returns Config.Name.

@@ -25,7 +25,7 @@ func (m *Mirror) moveEpoch(ctx context.Context, reason string) error {
 		}
 	}
 	m.mu.Unlock()
-	next.fit(m.backends)
+	next.fit(m.backends, nil)
 	if err := m.setRecord(ctx, next); err != nil {
 		return err
 	}

@@ -89,13 +89,18 @@ func (m *Mirror) Recover(ctx context.Context, name string) error {
 
 // RecoverWith is Recover with options.
 func (m *Mirror) RecoverWith(ctx context.Context, name string, opts RecoverOptions) error {
+	return m.ask(ctx, recoverRequest{op: "recover", opts: opts}, name)
+}
+
+// ask has the supervisor of a backend carry out a request.
+func (m *Mirror) ask(ctx context.Context, r recoverRequest, name string) error {
 	b := m.backendNamed(name)
 	if b == nil {
-		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("there is no backend %q", name)}
+		return &InvalidError{Op: r.op, Reason: fmt.Sprintf("there is no backend %q", name)}
 	}
 	for {
-		err := m.requestRecovery(ctx, b, opts)
-		if !isA[*BusyError](err) || opts.NoWait {
+		err := m.requestRecovery(ctx, b, r)
+		if !isA[*BusyError](err) || r.opts.NoWait {
 			return err
 		}
 		// Not the supervisor waits, which has other things to do.
@@ -118,14 +123,14 @@ func (m *Mirror) awaitPack(ctx context.Context) error {
 }
 
 // requestRecovery asks b's supervisor and waits for its answer.
-func (m *Mirror) requestRecovery(ctx context.Context, b *backend, opts RecoverOptions) error {
-	r := &recoverRequest{ctx: ctx, opts: opts, done: make(chan error, 1)}
+func (m *Mirror) requestRecovery(ctx context.Context, b *backend, r recoverRequest) error {
+	r.ctx, r.done = ctx, make(chan error, 1)
 	select {
-	case b.requests <- r:
+	case b.requests <- &r:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-b.left:
-		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %q was taken out", b.cfg.Name)}
+		return &InvalidError{Op: r.op, Reason: fmt.Sprintf("backend %q was taken out", b.cfg.Name)}
 	case <-m.ctx.Done():
 		return ErrClosed
 	}
@@ -139,13 +144,15 @@ func (m *Mirror) requestRecovery(ctx context.Context, b *backend, opts RecoverOp
 
 // recoverRequest asks a supervisor for a recovery.
 type recoverRequest struct {
-	ctx  context.Context
-	opts RecoverOptions
-	done chan error
+	op      string
+	promote bool // to full
+	ctx     context.Context
+	opts    RecoverOptions
+	done    chan error
 }
 
 // serve carries out a request, on the supervisor.
-func (m *Mirror) serve(r *recoverRequest, b *backend) error {
+func (m *Mirror) serve(r *recoverRequest, b *backend, f *follower) error {
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	defer context.AfterFunc(m.ctx, cancel)()
@@ -154,10 +161,19 @@ func (m *Mirror) serve(r *recoverRequest, b *backend) error {
 			return err
 		}
 	}
-	if state, _ := m.stateOf(b); state == StateInSync {
+	state, _ := m.stateOf(b)
+	role := m.roleOf(b)
+	switch {
+	case state == StateInSync:
 		return nil
+	case role == RoleAsync && !r.promote:
+		return m.refollow(ctx, b, f, r.opts)
+	case role == RoleSpare && !r.promote:
+		return m.standBy(ctx, b)
+	case role != RoleFull:
+		return m.recover(ctx, b, r.opts, true, entry{promotes: true})
 	}
-	return m.recover(ctx, b, r.opts, true)
+	return m.recover(ctx, b, r.opts, true, entry{})
 }
 
 // Recoveries returns the progress of the recoveries under way.
@@ -173,7 +189,7 @@ func (m *Mirror) Recoveries() []RecoveryProgress {
 
 // recover runs one recovery of b, on its supervisor. A disabled backend is only
 // recovered if an operator asked for it.
-func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, asked bool) (err error) {
+func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, asked bool, as entry) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := m.ensureOpen(ctx, b)
@@ -197,7 +213,7 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 	opts.Full = opts.Full || slices.Contains(m.shown.Damaged, b.cfg.Name) || slices.Contains(m.shown.New, b.cfg.Name)
 	b.recovery = &RecoveryProgress{Backend: b.cfg.Name, Phase: PhaseCompare, Started: m.now(), TransactionsToDo: -1, BytesToDo: -1}
 	m.mu.Unlock()
-	r := &recovery{m: m, b: b, target: s, opts: opts}
+	r := &recovery{m: m, b: b, target: s, opts: opts, as: as}
 	err = r.run(ctx)
 	m.mu.Lock()
 	b.cancelRecovery, b.recovery = nil, nil
@@ -224,6 +240,7 @@ type recovery struct {
 	last    TID // the end of the target's log
 	told    time.Time
 	sources sources
+	as      entry
 
 	found    common // by compare
 	empty    bool   // the target had nothing
@@ -463,6 +480,19 @@ func (r *recovery) sameEnd(ctx context.Context, source *session, last TID) error
 	return nil
 }
 
+// entry says how a target enters. The zero value is for a full one that comes back.
+type entry struct {
+	promotes bool // it becomes full
+}
+
+// roles returns the roles that change as the target enters.
+func (r *recovery) roles() map[*backend]MemberRole {
+	if !r.as.promotes {
+		return nil
+	}
+	return map[*backend]MemberRole{r.b: {Configured: r.b.role.Configured, Actual: RoleFull}}
+}
+
 // enter writes the record, then counts on the target.
 func (r *recovery) enter(ctx context.Context, last TID) error {
 	m, name := r.m, r.b.cfg.Name
@@ -478,6 +508,8 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	if !slices.Contains(next.InSync, name) {
 		next.InSync = append(next.InSync, name)
 	}
+	roles := r.roles()
+	next.Roles = rolesOf(m.backends, roles)
 	m.mu.Lock()
 	state := r.b.state
 	m.mu.Unlock()
@@ -487,11 +519,18 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	if r.target.dead.Load() {
 		return fmt.Errorf("the backend failed meanwhile") // as it freed its commit lock
 	}
-	if err := m.setRecord(ctx, next); err != nil {
+	write := m.setRecord
+	if len(roles) > 0 {
+		write = m.changeRecord
+	}
+	if err := write(ctx, next); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if role, ok := roles[r.b]; ok {
+		r.b.role, r.b.pack = role, nil
+	}
 	m.setStateLocked(r.b, eventConfirmed, "recovered")
 	if r.target.dead.Load() { // while the record was written
 		m.setStateLocked(r.b, eventFault, "the backend failed as it joined")

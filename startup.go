@@ -51,6 +51,7 @@ func (m *Mirror) start(ctx context.Context) error {
 		return err
 	}
 	m.record = record
+	m.assumeRoles(record)
 	from, err := m.reserve(ctx, Marks{}, Marks{})
 	if err != nil {
 		return fmt.Errorf("membership record: %w", err)
@@ -71,10 +72,14 @@ func (m *Mirror) start(ctx context.Context) error {
 	return nil
 }
 
-// openAll opens all backends at once; who cannot be opened keeps the reason.
+// openAll opens the full backends at once, and those that Force names; who cannot be
+// opened keeps the reason. Nobody waits for the others.
 func (m *Mirror) openAll(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, b := range m.backends {
+		if b.role.Actual != RoleFull && !slices.Contains(m.cfg.Force, b.cfg.Name) {
+			continue
+		}
 		wg.Go(func() {
 			s, err := m.open(ctx, b)
 			m.mu.Lock()
@@ -119,7 +124,7 @@ func (m *Mirror) restartFrom(ctx context.Context, next Membership) error {
 	// record must not call it in sync.
 	floor, before := m.floor(), len(next.InSync)
 	next.InSync = slices.DeleteFunc(next.InSync, func(name string) bool { return !slices.Contains(names, name) })
-	next.fit(m.backends)
+	next.fit(m.backends, nil)
 	if len(next.InSync) == 0 || len(next.InSync) < floor && len(next.InSync) < before {
 		return m.startError(ctx, &UnavailableError{InSync: len(next.InSync), Need: floor})
 	}
@@ -175,7 +180,20 @@ func (m *Mirror) forced(cause error) (Membership, error) {
 			return next, fmt.Errorf("the start cannot be forced without backend %s, which failed: %s: %w", b.cfg.Name, b.reason, cause)
 		}
 	}
+	m.promoteForced()
 	return next, nil
+}
+
+// promoteForced makes those that Force names full: an asynchronous copy may be all that
+// is left.
+func (m *Mirror) promoteForced() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range m.backends {
+		if slices.Contains(m.cfg.Force, b.cfg.Name) {
+			b.role.Actual = RoleFull
+		}
+	}
 }
 
 func (m *Mirror) names() []string {
@@ -201,6 +219,10 @@ func (m *Mirror) startError(ctx context.Context, cause error) error {
 		m.mu.Unlock()
 		inSync := slices.Contains(m.record.InSync, b.cfg.Name)
 		switch {
+		case b.role.Actual != RoleFull && inSync:
+			e.Backends[b.cfg.Name] = fmt.Sprintf("in sync by the record, and now configured as %v", b.role.Actual)
+		case b.role.Actual != RoleFull:
+			e.Backends[b.cfg.Name] = fmt.Sprintf("%v, so that it is not in sync and may lack acknowledged transactions", b.role.Actual)
 		case inSync && m.exchanged(b):
 			e.Backends[b.cfg.Name] = fmt.Sprintf("in sync by the record, which knows it as %s, and now is %s", m.record.Identities[b.cfg.Name], b.cfg.Identity)
 		case inSync && (s == nil || s.dead.Load()):
@@ -221,11 +243,12 @@ func (m *Mirror) startError(ctx context.Context, cause error) error {
 	return fmt.Errorf("%w (%w)", e, cause)
 }
 
-// firstStart makes the first record (S3): all backends are there, and those that
+// firstStart makes the first record (S3): all full backends are there, and those that
 // are not equal to the newest are a beginning of it.
 func (m *Mirror) firstStart(ctx context.Context) error {
 	unreachable := make(map[string]string)
-	for _, b := range m.backends {
+	m.promoteForced()
+	for _, b := range m.full() {
 		if b.session == nil && !m.notForced(b) {
 			unreachable[b.cfg.Name] = b.reason
 		}
@@ -240,11 +263,11 @@ func (m *Mirror) firstStart(ctx context.Context) error {
 	}
 	next := Membership{Mirror: newMirrorID()}.next(m.now(), "first start")
 	next.Members = m.names() // none of them is new: they are compared here
-	next.fit(m.backends)
+	next.fit(m.backends, nil)
 	equal := make([]bool, len(m.backends))
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i, b := range m.backends {
-		if b.session != nil {
+		if b.session != nil && b.role.Actual == RoleFull {
 			group.Go(func() (err error) {
 				equal[i], err = m.equalToSource(groupCtx, b.session, source)
 				return err
@@ -278,7 +301,7 @@ func (m *Mirror) notForced(b *backend) bool {
 func (m *Mirror) newest(ctx context.Context) (*session, error) {
 	var source *session
 	var newest TID
-	for _, b := range m.backends {
+	for _, b := range m.full() {
 		if m.notForced(b) || b.session == nil {
 			continue
 		}
@@ -350,6 +373,10 @@ func (m *Mirror) failRest() {
 	for _, b := range m.backends {
 		if slices.Contains(m.record.Disabled, b.cfg.Name) {
 			b.state, b.reason = StateDisabled, "disabled by an operator before the start"
+		} else if b.role.Actual == RoleSpare {
+			b.state, b.reason = StateStandby, ""
+		} else if b.role.Actual == RoleAsync {
+			b.reason = "not reached yet"
 		} else if b.state == StateFailed && b.session != nil {
 			b.reason = "not in sync: it lacks transactions, or the record does not name it"
 		}

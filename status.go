@@ -25,15 +25,20 @@ type Status struct {
 
 // BackendStatus is the part of a Status about one backend.
 type BackendStatus struct {
-	Name    string    `json:"name"`
-	State   State     `json:"state"`
-	Reason  string    `json:"reason,omitempty"` // why it is not in sync
-	Since   time.Time `json:"since"`
-	LastTID TID       `json:"last_tid"` // the last transaction that it is known to hold
-	// LagTransactions counts the commits since it dropped out, in this process; -1
-	// where that is not known. Lag is the time between its last transaction and the
-	// mirror's.
+	Name string `json:"name"`
+	// Role is what it is, Configured what it was configured as.
+	Role       Role      `json:"role"`
+	Configured Role      `json:"configured_role"`
+	State      State     `json:"state"`
+	Reason     string    `json:"reason,omitempty"` // why it is not in sync
+	Since      time.Time `json:"since"`
+	LastTID    TID       `json:"last_tid"` // the last transaction that it is known to hold
+	// LagTransactions counts the commits since it dropped out, in this process, or the
+	// transactions that one which follows still lacks, and LagBytes about how many bytes
+	// those are; -1 where that is not known. Lag is the time between its last transaction
+	// and the mirror's.
 	LagTransactions int64             `json:"lag_transactions"`
+	LagBytes        int64             `json:"lag_bytes"`
 	Lag             time.Duration     `json:"lag_ns"`
 	Counters        Counters          `json:"counters"`
 	Latency         time.Duration     `json:"latency_ns"` // of recent reads, smoothed; 0 when not known
@@ -215,8 +220,8 @@ func (m *Mirror) Status() Status {
 		s.Reason = m.stopped.Error()
 	}
 	for _, b := range m.backends {
-		bs := b.statusLocked(last, m.committed.Load())
-		if bs.Reason != "" && m.stopped == nil {
+		bs := m.statusOfLocked(b, last)
+		if bs.Reason != "" && m.stopped == nil && bs.Role == RoleFull {
 			if s.Reason != "" {
 				s.Reason += "; "
 			}
@@ -227,9 +232,10 @@ func (m *Mirror) Status() Status {
 	return s
 }
 
-func (b *backend) statusLocked(last TID, committed int64) BackendStatus {
+func (m *Mirror) statusOfLocked(b *backend, last TID) BackendStatus {
 	s := BackendStatus{
-		Name:    b.cfg.Name,
+		Name: b.cfg.Name,
+		Role: b.role.Actual, Configured: b.role.Configured,
 		State:   b.state,
 		Reason:  b.reason,
 		Since:   b.since,
@@ -247,9 +253,12 @@ func (b *backend) statusLocked(last TID, committed int64) BackendStatus {
 		s.LastTID = last
 		return s
 	}
-	s.LagTransactions = -1
-	if b.droppedAt >= 0 {
-		s.LagTransactions = committed - b.droppedAt
+	s.LagTransactions, s.LagBytes = -1, -1
+	switch {
+	case b.role.Actual == RoleAsync:
+		s.LagTransactions, s.LagBytes = m.lagLocked(b, last)
+	case b.droppedAt >= 0:
+		s.LagTransactions = m.committed.Load() - b.droppedAt
 	}
 	if s.LastTID != 0 && last > s.LastTID {
 		s.Lag = last.Time().Sub(s.LastTID.Time())
@@ -262,9 +271,9 @@ func (b *backend) statusLocked(last TID, committed int64) BackendStatus {
 }
 
 func (m *Mirror) conditionLocked() Condition {
-	states := make([]State, len(m.backends))
-	for i, b := range m.backends {
-		states[i] = b.state
+	var states []State
+	for _, b := range m.full() {
+		states = append(states, b.state)
 	}
 	return condition(states, m.tuned().WriteQuorum, m.stopped != nil)
 }

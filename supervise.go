@@ -30,20 +30,30 @@ func (b *backend) supervised(m *Mirror) func() {
 //	            cannot do without it, open it again and see whether it is complete
 //	failed      open it and recover it, with growing pauses (AutoRecover)
 //	disabled    close it
+//	async       one step of following, see follow.go
+//	spare       close it
 //	in sync     settle what is in doubt, if anything is
 func (m *Mirror) supervise(b *backend) {
 	var pause time.Duration
+	var f follower
 	for m.ctx.Err() == nil && !b.hasLeft() {
 		select {
 		case <-b.kick: // what it tells of is looked at now
 		default:
 		}
 		var err error
+		more := false
 		switch state, parked := m.stateOf(b); {
+		case state != StateDisabled && m.roleOf(b) == RoleAsync:
+			if !parked {
+				more, err = m.follow(b, &f)
+			}
+		case state != StateDisabled && m.roleOf(b) == RoleSpare:
+			err = m.spare(b)
 		case state == StateSuspect:
 			err = m.settleSuspect(b, pause > 0)
 		case state == StateFailed && m.cfg.AutoRecover == AutoRecoverOn && !parked:
-			if err = m.recover(m.ctx, b, RecoverOptions{}, false); err != nil && !m.closing() {
+			if err = m.recover(m.ctx, b, RecoverOptions{}, false, entry{}); err != nil && !m.closing() {
 				m.cfg.Logger.Info("recovery failed", "backend", b.cfg.Name, "err", err)
 			}
 		case state == StateDisabled:
@@ -54,7 +64,7 @@ func (m *Mirror) supervise(b *backend) {
 		case state == StateInSync:
 			err = m.settleDoubt()
 		}
-		if state, parked := m.stateOf(b); err == nil && (state == StateSuspect ||
+		if state, parked := m.stateOf(b); err == nil && m.roleOf(b) == RoleFull && (state == StateSuspect ||
 			state == StateFailed && m.cfg.AutoRecover == AutoRecoverOn && !parked) {
 			pause = 0
 			continue // it moved on to a state in which there is something to do
@@ -64,12 +74,28 @@ func (m *Mirror) supervise(b *backend) {
 		} else {
 			pause = min(max(2*pause, m.cfg.RetryMin), m.cfg.RetryMax)
 		}
-		m.idle(b, pause)
+		m.idle(b, &f, pause, more && err == nil)
 	}
 }
 
-// idle waits for something to do: a kick, a request, or the end of the pause.
-func (m *Mirror) idle(b *backend, pause time.Duration) {
+// idle waits for something to do: a kick, a request, or the end of the pause. With more
+// it only looks for a request.
+func (m *Mirror) idle(b *backend, f *follower, pause time.Duration, more bool) {
+	serve := func(r *recoverRequest) {
+		err := m.serve(r, b, f)
+		if m.roleOf(b) != RoleAsync {
+			*f = follower{} // what it knew is not kept
+		}
+		r.done <- err
+	}
+	if more {
+		select {
+		case r := <-b.requests:
+			serve(r)
+		default:
+		}
+		return
+	}
 	var after <-chan time.Time
 	if pause > 0 {
 		timer := time.NewTimer(pause)
@@ -80,7 +106,7 @@ func (m *Mirror) idle(b *backend, pause time.Duration) {
 	case <-b.kick:
 	case <-after:
 	case r := <-b.requests:
-		r.done <- m.serve(r, b)
+		serve(r)
 	case <-b.left:
 	case <-m.ctx.Done():
 	}
@@ -194,7 +220,7 @@ func (m *Mirror) settleDoubt() error {
 
 // foreign is told of transactions that others made at a backend. It must not wait.
 func (m *Mirror) foreign(s *session, inv Invalidation) {
-	if inv.TID <= m.view.Load().last || s.dead.Load() {
+	if inv.TID <= m.view.Load().last || s.dead.Load() || m.roleOf(s.b) != RoleFull {
 		return
 	}
 	m.foreignSeen.Store(true)
