@@ -125,6 +125,13 @@ func (m *Mirror) awaitPack(ctx context.Context) error {
 // requestRecovery asks b's supervisor and waits for its answer.
 func (m *Mirror) requestRecovery(ctx context.Context, b *backend, r recoverRequest) error {
 	r.ctx, r.done = ctx, make(chan error, 1)
+	if r.promote {
+		m.mu.Lock()
+		if b.state == StateFollowing && b.cancelRecovery != nil {
+			b.cancelRecovery() // a step of following that may take long
+		}
+		m.mu.Unlock()
+	}
 	select {
 	case b.requests <- &r:
 	case <-ctx.Done():
