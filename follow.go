@@ -38,9 +38,9 @@ const slowest = 64 << 10
 type follower struct {
 	session *session // that was compared; another one has to be compared anew
 	last    TID      // the end of its log
-	source  int      // whose turn it is to be read from
 	aligned TID      // the pack time of the others when it was last compared with them
-	pace    pace
+	pace    pacer
+	from    *recovery // that compared it: what it may be read from
 }
 
 // follow makes one step for b. If it returns no error, and more, another one follows at
@@ -100,7 +100,11 @@ func (m *Mirror) compareFollower(ctx context.Context, b *backend, f *follower, s
 	horizon := m.shown.PackHorizon
 	m.mu.Unlock()
 	r := &recovery{m: m, b: b, target: s, opts: opts}
-	if err := r.compare(ctx); err != nil {
+	err := r.findSources(ctx)
+	if err == nil {
+		err = r.compare(ctx)
+	}
+	if err != nil {
 		if m.packedSince(horizon) { // what differs may be what a pack drops at this moment
 			err = &BusyError{Op: "compare", Holder: "pack", Reason: err.Error(), Since: m.now()}
 		}
@@ -111,7 +115,7 @@ func (m *Mirror) compareFollower(ctx context.Context, b *backend, f *follower, s
 			return err
 		}
 	}
-	f.session, f.last = s, r.last
+	f.session, f.last, f.from = s, r.last, r
 	m.countLag(ctx, b, r)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -194,22 +198,27 @@ func (m *Mirror) followThrough(b *backend) (TID, *packAt) {
 	return last, nil
 }
 
-// readBatch reads the next transactions from a backend in sync.
+// readBatch reads the next transactions from a backend in sync, from such as were packed
+// alike (recovery_source.go).
 func (m *Mirror) readBatch(ctx context.Context, f *follower, through TID) (batch []*spooled, err error) {
 	v := m.view.Load()
-	if len(v.sessions) == 0 {
-		return nil, &UnavailableError{Need: 1}
+	err = f.from.findSources(ctx)
+	if err != nil {
+		return nil, err
 	}
-	f.source++
-	source := v.sessions[f.source%len(v.sessions)]
+	source, err := f.from.source()
+	if err != nil {
+		f.session = nil // to be compared anew, with others
+		return nil, err
+	}
 	room := int64(batchBytes)
 	for txn, err := range source.timely.Iterate(ctx, f.last+1, through) {
 		if err != nil {
-			return batch, m.sourceFailed(ctx, v, source, err)
+			return batch, m.sourceFailed(ctx, f, v, source, err)
 		}
 		one, err := m.spool(ctx, txn, room)
 		if err != nil {
-			return batch, m.sourceFailed(ctx, v, source, err)
+			return batch, m.sourceFailed(ctx, f, v, source, err)
 		}
 		batch = append(batch, one)
 		if room -= one.weight; room <= 0 || len(batch) >= batchTransactions {
@@ -224,10 +233,11 @@ func (m *Mirror) readBatch(ctx context.Context, f *follower, through TID) (batch
 
 // sourceFailed drops a source that failed, as a read does. The follower goes on with
 // another one.
-func (m *Mirror) sourceFailed(ctx context.Context, v *view, source *session, err error) error {
+func (m *Mirror) sourceFailed(ctx context.Context, f *follower, v *view, source *session, err error) error {
 	if spool, ok := errors.AsType[*spoolError](err); ok || ctx.Err() != nil {
 		return errors.Join(spool, ctx.Err())
 	}
+	f.from.sources.fails(source)
 	if failed := m.iterationFailed(ctx, &v, &iterationError{source, err}); failed != nil {
 		return failed
 	}
@@ -270,7 +280,10 @@ func (m *Mirror) writeBatch(ctx context.Context, b *backend, f *follower, batch 
 // allow for.
 func (m *Mirror) writeOne(ctx context.Context, f *follower, one *spooled) error {
 	t := m.tuned().Timeouts
-	patience := t.Vote + t.Finish + seconds(one.weight, slowest) + f.pace.left() + f.pace.takes(one.weight)
+	patience := t.Vote + t.Finish + seconds(one.weight, slowest)
+	if f.pace.rate > 0 {
+		patience += max(0, time.Until(f.pace.due)) + seconds(one.weight, f.pace.rate)
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	txn := Transaction{Meta: one.meta, Records: one.records(ctx, &f.pace)}
@@ -295,7 +308,7 @@ func (m *Mirror) followFailed(ctx context.Context, b *backend, s *session, err e
 		return nil // it is not to follow any more, or the mirror closes
 	}
 	refused := isA[*DivergedError](err) || isA[*DifferenceError](err)
-	if isA[*UnavailableError](err) || isA[*BusyError](err) {
+	if isA[*UnavailableError](err) || isA[*BusyError](err) || errors.Is(err, errPackedApart) {
 		return m.followWaits(ctx, b, err)
 	}
 	m.mu.Lock()
@@ -304,7 +317,7 @@ func (m *Mirror) followFailed(ctx context.Context, b *backend, s *session, err e
 	if !m.setStateLocked(b, eventFault, err.Error()) && b.state == StateFailed {
 		b.reason = err.Error()
 	}
-	b.parked = refused
+	b.parked, b.apart = refused, isA[*DifferenceError](err)
 	m.mu.Unlock()
 	if refused {
 		m.cfg.Logger.Error("a backend cannot follow", "backend", b.cfg.Name, "err", err)

@@ -5,8 +5,10 @@ package raidstorage
 // log up to the cut and no further, and packed there:
 //
 //	one that packs by what others have decided gets the same set (K2); if it had missed
-//	an earlier pack, its objects are compared with those of another one, when it has
-//	caught up, and it drops what only it has, as in a recovery (recovery_pack.go)
+//	an earlier pack, or had not got to the pack time, so that it gets a part of the log
+//	from those that were packed, its objects are compared with those of another one,
+//	when it has caught up, and it drops what only it has, as in a recovery
+//	(recovery_pack.go)
 //
 //	one with a garbage collection of its own, such as a ZEO server, decides itself, at
 //	the same position as the others did (K3): nothing else is written to it meanwhile
@@ -28,6 +30,7 @@ type packAt struct {
 	opts    PackOptions
 	cut     TID
 	decided bool // opts.Garbage is known
+	behind  bool // it had not got to the pack time, and gets the rest from those that were packed
 	before  bool // an earlier pack was missed
 	earlier bool // and it was to a later time, which this one does not make up for
 }
@@ -45,7 +48,7 @@ func (p *packing) packFollowers() {
 		before := slices.Contains(p.before, b.cfg.Name)
 		b.pack = &packAt{
 			opts: PackOptions{Through: p.through, GC: p.opts.GC, Garbage: p.garbage},
-			cut:  p.cut, decided: p.decided, before: before, earlier: before && p.through < p.lastHorizon,
+			cut:  p.cut, decided: p.decided, behind: b.lastTID < p.through, before: before, earlier: before && p.through < p.lastHorizon,
 		}
 		b.wake()
 	}
@@ -54,7 +57,7 @@ func (p *packing) packFollowers() {
 // packFollower packs b, which has reached the cut. What fails is tried no more: the
 // record goes on to name it.
 func (m *Mirror) packFollower(ctx context.Context, b *backend, s *session, p *packAt) {
-	done, err := p.pack(ctx, s)
+	done, err := p.pack(ctx, m, s)
 	if ctx.Err() != nil && err != nil {
 		return // it is not to follow any more
 	}
@@ -72,14 +75,10 @@ func (m *Mirror) packFollower(ctx context.Context, b *backend, s *session, p *pa
 }
 
 // pack tells whether s holds the same objects as the others then.
-func (p *packAt) pack(ctx context.Context, s *session) (done bool, err error) {
-	packer, err := Can[Packer](s.storage)
-	if err != nil {
-		return false, err
-	}
+func (p *packAt) pack(ctx context.Context, m *Mirror, s *session) (done bool, err error) {
 	opts := p.opts
 	switch exact := native(s); {
-	case exact && p.decided && p.before:
+	case exact && (p.before || p.behind):
 		return false, nil // alignFollower compares it
 	case exact && p.decided:
 		opts.Decided = true
@@ -89,7 +88,7 @@ func (p *packAt) pack(ctx context.Context, s *session) (done bool, err error) {
 	if opts.Through == 0 {
 		return true, nil
 	}
-	return opts.Through == p.opts.Through && !p.earlier, packer.Pack(ctx, opts)
+	return opts.Through == p.opts.Through && !p.earlier && !p.behind, m.askToPack(ctx, s, opts)
 }
 
 func (m *Mirror) notePacked(ctx context.Context, b *backend) error {
@@ -109,8 +108,11 @@ func (m *Mirror) alignFollower(ctx context.Context, b *backend, f *follower, s *
 		return false, nil
 	}
 	r := &recovery{m: m, b: b, target: s, last: f.last}
-	source, even, err := r.evenSource()
-	if err != nil || !even {
+	if err := r.findSources(ctx); err != nil {
+		return false, nil
+	}
+	source, err := r.source()
+	if err != nil || !r.sources.chosen.even {
 		return false, nil // they are not packed themselves
 	}
 	if err := m.alignWith(ctx, r, source, horizon); err != nil {

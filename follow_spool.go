@@ -4,8 +4,6 @@ import (
 	"context"
 	"io"
 	"iter"
-	"sync"
-	"time"
 )
 
 // spooled is a transaction on its way to a backend that follows: it was read as a whole,
@@ -76,7 +74,7 @@ func (r *noting) Read(p []byte) (int, error) {
 }
 
 // records yields what was spooled, at a pace. Whoever reads a blob reads it at that pace.
-func (one *spooled) records(ctx context.Context, p *pace) iter.Seq2[Record, error] {
+func (one *spooled) records(ctx context.Context, p *pacer) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for i := range one.log.ops {
 			o := &one.log.ops[i]
@@ -91,7 +89,7 @@ func (one *spooled) records(ctx context.Context, p *pace) iter.Seq2[Record, erro
 					if err != nil {
 						return nil, err
 					}
-					return &pacedBlob{blob, ctx, p}, nil
+					return &slowBlob{blob, ctx, p}, nil
 				}
 			}
 			if !yield(rec, err) || err != nil {
@@ -107,64 +105,15 @@ func releaseAll(batch []*spooled) {
 	}
 }
 
-// pace keeps to a bandwidth.
-type pace struct {
-	rate int64 // bytes a second, 0 for no bound; set while nothing is copied
-
-	mu  sync.Mutex // guards due: a target may read blobs in another goroutine
-	due time.Time  // when what was sent has taken its time
-}
-
-// takes is how long bytes take.
-func (p *pace) takes(bytes int64) time.Duration {
-	if p.rate <= 0 {
-		return 0
-	}
-	return seconds(bytes, p.rate)
-}
-
-// left is how long to wait before anything may be sent.
-func (p *pace) left() time.Duration {
-	if p.rate <= 0 {
-		return 0
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return max(0, time.Until(p.due))
-}
-
-// wait waits until the bytes that were sent have taken their time, and counts more.
-func (p *pace) wait(ctx context.Context, bytes int64) error {
-	if p.rate <= 0 {
-		return nil
-	}
-	if left := p.left(); left > 0 {
-		timer := time.NewTimer(left)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if now := time.Now(); p.due.Before(now) {
-		p.due = now
-	}
-	p.due = p.due.Add(seconds(bytes, p.rate))
-	return nil
-}
-
-// pacedBlob is a blob that is read at a pace.
-type pacedBlob struct {
+// slowBlob is a blob that is read at a pace.
+type slowBlob struct {
 	io.ReadCloser
 	ctx context.Context // of whoever opened it
-	p   *pace
+	p   *pacer
 }
 
 // Read implements io.Reader.
-func (b *pacedBlob) Read(buf []byte) (int, error) {
+func (b *slowBlob) Read(buf []byte) (int, error) {
 	n, err := b.ReadCloser.Read(buf)
 	if paced := b.p.wait(b.ctx, int64(n)); paced != nil {
 		return n, paced

@@ -35,6 +35,13 @@ func status(t *testing.T, m *raidstorage.Mirror, name string) raidstorage.Backen
 	return all[i]
 }
 
+// setOnOpen has a hook called with each storage that is opened.
+func (w *world) setOnOpen(hook func(name string, f *storagetest.FaultyStorage)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.onOpen = hook
+}
+
 // wantBeginning checks that one log is a beginning of the other one, and returns how
 // many transactions the other one has more.
 func (w *world) wantBeginning(short, long string) int {
@@ -96,7 +103,7 @@ func TestNobodyWaitsForAnAsyncBackendThatHangs(t *testing.T) {
 				synctest.Wait()
 				hang := storagetest.Fault{Call: call, Kind: storagetest.HangHard}
 				if call == storagetest.CallLastTID || call == storagetest.CallIterate {
-					w.onOpen = func(name string, f *storagetest.FaultyStorage) { f.Inject(hang) }
+					w.setOnOpen(func(name string, f *storagetest.FaultyStorage) { f.Inject(hang) })
 					w.backend(async).CutOff() // it is opened anew, and compared
 				} else {
 					w.backend(async).Inject(hang)
@@ -115,8 +122,9 @@ func TestNobodyWaitsForAnAsyncBackendThatHangs(t *testing.T) {
 				}
 				synctest.Wait()
 				mustPack(t, m, through)
-				if _, err := m.Verify(t.Context(), raidstorage.VerifyOptions{}); err != nil {
-					t.Errorf("Verify: %v", err)
+				report, err := m.Verify(t.Context(), raidstorage.VerifyOptions{})
+				if err != nil || !slices.Equal(report.LeftOut, []string{async}) || !slices.Equal(report.Backends, []string{"b1", "b2"}) {
+					t.Errorf("Verify: %v, %v compared, without %v", err, report.Backends, report.LeftOut)
 				}
 				if err := m.SetQuorum(t.Context(), 2, 1); err != nil {
 					t.Errorf("SetQuorum: %v", err)
@@ -132,7 +140,7 @@ func TestNobodyWaitsForAnAsyncBackendThatHangs(t *testing.T) {
 				}
 				members(t, m, "b1", "b2")
 				began = time.Now()
-				err := m.Close()
+				err = m.Close()
 				if took := time.Since(began); took > 3*w.cfg.Timeouts.Open {
 					t.Errorf("Close took %v (%v)", took, err)
 				}
@@ -183,18 +191,18 @@ func TestFollowingIsResumed(t *testing.T) {
 			t.Errorf("200 transactions behind it tells %d transactions, %d bytes, %v", b.LagTransactions, b.LagBytes, b.Lag)
 		}
 		w.setDown(false, async)
-		w.onOpen = func(name string, f *storagetest.FaultyStorage) {
+		w.setOnOpen(func(name string, f *storagetest.FaultyStorage) {
 			if name == async { // for a while only, and the whole process dies
 				f.Inject(storagetest.Fault{Call: storagetest.CallFinish, After: 50, Kind: storagetest.Disconnect,
 					Hook: func() { w.setDown(true, async) }})
 			}
-		}
+		})
 		time.Sleep(time.Minute)
 		if left := w.wantBeginning(async, "b1"); left == 0 || left >= 200 {
 			t.Errorf("%d transactions behind after a short connection", left)
 		}
 		w.crash(m)
-		w.onOpen = nil
+		w.setOnOpen(nil)
 		w.setDown(false, async)
 		before := len(w.log(async))
 		m = w.start()

@@ -435,7 +435,7 @@ func (p *packing) packNatives(ctx context.Context) {
 
 // packAt packs one backend. A failure is noted, and is no fault: its data is as it was.
 func (p *packing) packAt(ctx context.Context, s *session, opts PackOptions) {
-	err := p.askToPack(ctx, s, opts)
+	err := p.m.askToPack(ctx, s, opts)
 	if err == nil && s.dead.Load() {
 		err = fmt.Errorf("the backend failed meanwhile")
 	}
@@ -456,7 +456,7 @@ func (p *packing) packAt(ctx context.Context, s *session, opts PackOptions) {
 
 // askToPack has a backend pack. A call that is left to itself may still do something one
 // day: until it has ended the backend is asked for no other pack.
-func (p *packing) askToPack(ctx context.Context, s *session, opts PackOptions) error {
+func (m *Mirror) askToPack(ctx context.Context, s *session, opts PackOptions) error {
 	packer, err := Can[Packer](s.storage)
 	if err != nil {
 		return err
@@ -464,7 +464,7 @@ func (p *packing) askToPack(ctx context.Context, s *session, opts PackOptions) e
 	if !s.packs.CompareAndSwap(false, true) {
 		return fmt.Errorf("an earlier pack of it has not ended")
 	}
-	_, err = leave(ctx, p.m, p.m.tuned().Timeouts.Pack, func(ctx context.Context) (struct{}, error) {
+	_, err = leave(ctx, m, m.tuned().Timeouts.Pack, func(ctx context.Context) (struct{}, error) {
 		defer s.packs.Store(false)
 		return struct{}{}, packer.Pack(ctx, opts)
 	})

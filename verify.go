@@ -102,6 +102,8 @@ type VerifyReport struct {
 	Started  time.Time `json:"started"`
 	Ended    time.Time `json:"ended"`
 	Backends []string  `json:"backends"` // those that were compared
+	// LeftOut are those that were not: those that are not in sync, and not full.
+	LeftOut []string `json:"left_out,omitempty"`
 	// Listed are the first findings; VerifyProgress.Findings counts all.
 	Listed []Finding `json:"listed"`
 	// Wrong counts, by backend, the findings that say that it is wrong.
@@ -182,6 +184,7 @@ func (v *verification) run(ctx context.Context) error {
 	if len(view.sessions) == 0 {
 		return &UnavailableError{Need: 1}
 	}
+	v.report.LeftOut = m.notIn(view)
 	packed := TID(m.horizon.Load())
 	v.report.Through, v.report.Backends = view.last, nil
 	if v.report.Wrong == nil {
@@ -212,6 +215,18 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	return v.degrade(ctx)
+}
+
+// notIn names the backends that do not serve v.
+func (m *Mirror) notIn(v *view) (names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range m.backends {
+		if !slices.ContainsFunc(v.sessions, func(s *session) bool { return s.b == b }) {
+			names = append(names, b.cfg.Name)
+		}
+	}
+	return names
 }
 
 // note keeps a finding until settleFindings.

@@ -168,7 +168,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", s.healthy)
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.metrics())
-	for op, run := range map[Op]func(*request){OpRecover: s.recover, OpDisable: s.disable, OpPack: s.pack, OpVerify: s.verify} {
+	for op, run := range map[Op]func(*request){OpRecover: s.recover, OpDisable: s.disable, OpPromote: s.promote, OpDemote: s.demote, OpPack: s.pack, OpVerify: s.verify} {
 		mux.HandleFunc("POST /mirrors/{mirror}/"+string(op), func(w http.ResponseWriter, r *http.Request) { s.control(w, r, op, run) })
 	}
 	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) { s.control(w, r, OpReload, s.reload) })

@@ -124,8 +124,17 @@ func (s *Server) soon() time.Time { return time.Now().Add(s.cfg.WriteTimeout) }
 
 func (s *Server) recover(q *request) {
 	opts := raidstorage.RecoverOptions{Rollback: q.asked.Rollback, Full: q.asked.Full}
+	s.comesBack(q, q.backend+" is in sync", func(ctx context.Context) error { return q.mirror.RecoverWith(ctx, q.backend, opts) })
+}
+
+func (s *Server) promote(q *request) {
+	s.comesBack(q, q.backend+" is full, and in sync", func(ctx context.Context) error { return q.mirror.Promote(ctx, q.backend) })
+}
+
+// comesBack follows what recovers a backend.
+func (s *Server) comesBack(q *request, done string, run func(context.Context) error) {
 	events := q.mirror.Watch(q.ctx)
-	j, ok := q.begin(s.ctx, func(ctx context.Context, j *job) { j.err = q.mirror.RecoverWith(ctx, q.backend, opts) })
+	j, ok := q.begin(s.ctx, func(ctx context.Context, j *job) { j.err = run(ctx) })
 	if !ok {
 		return
 	}
@@ -135,7 +144,10 @@ func (s *Server) recover(q *request) {
 		defer timer.Stop()
 		enough = timer.C
 	}
-	q.follow(j, events, enough, q.backend+" is in sync")
+	if role := roleOf(q.mirror, q.backend); q.op == OpRecover && role != raidstorage.RoleFull {
+		done = fmt.Sprintf("%s is ready, as %v", q.backend, role)
+	}
+	q.follow(j, events, enough, done)
 }
 
 func (s *Server) disable(q *request) {
@@ -152,6 +164,27 @@ func (s *Server) disable(q *request) {
 	if ok {
 		q.follow(j, events, nil, q.backend+" is disabled")
 	}
+}
+
+func (s *Server) demote(q *request) {
+	events := q.mirror.Watch(q.ctx)
+	j, ok := q.begin(s.ctx, func(ctx context.Context, j *job) {
+		ctx, cancel := context.WithTimeout(ctx, disableTime)
+		defer cancel()
+		j.err = q.mirror.Demote(ctx, q.backend)
+	})
+	if ok {
+		q.follow(j, events, nil, q.backend+" does not count any more")
+	}
+}
+
+func roleOf(m *raidstorage.Mirror, backend string) raidstorage.Role {
+	for _, b := range m.Status().Backends {
+		if b.Name == backend {
+			return b.Role
+		}
+	}
+	return raidstorage.RoleFull
 }
 
 func (s *Server) pack(q *request) {
@@ -268,7 +301,7 @@ func (q *request) message(e raidstorage.Event) (Message, bool) {
 	switch {
 	case e.Kind == raidstorage.EventPack && q.op == OpPack && e.Pack != nil:
 		m.Pack = packOf(e.Pack)
-	case e.Kind == raidstorage.EventRecovery && q.op == OpRecover && e.Backend == q.backend && e.Recovery != nil:
+	case e.Kind == raidstorage.EventRecovery && (q.op == OpRecover || q.op == OpPromote) && e.Backend == q.backend && e.Recovery != nil:
 		m.Recovery = recoveryOf(e.Recovery)
 	case e.Kind == raidstorage.EventState && q.backend != "" && e.Backend == q.backend:
 	case e.Kind == raidstorage.EventMembership && q.op != OpVerify:

@@ -39,6 +39,50 @@ func TestDisableAndRecover(t *testing.T) {
 	}
 }
 
+func TestDemoteAndPromote(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.commit(r.mirror, "one")
+	lines := r.must(admin.OpDemote, admin.Request{Backend: "b"})
+	if end := lines[len(lines)-1]; end.Text != "b does not count any more" {
+		t.Errorf("the end is %+v", end)
+	}
+	last := r.commit(r.mirror, "two")
+	await(t, func() bool { return r.mirror.Status().Backends[1].LastTID == last })
+	st, err := r.client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := st.Mirrors[0].Backends[1]; b.Role != "async" || b.Configured != "full" || b.State != "following" || b.LagTransactions != 0 || b.LagBytes != 0 || b.Hint != "" {
+		t.Errorf("it is %+v", b)
+	}
+	if role := st.Mirrors[0].Membership.Roles["b"]; role.Actual != raidstorage.RoleAsync {
+		t.Errorf("by the record it is %+v", role)
+	}
+	lines = r.do(admin.OpDemote, admin.Request{Backend: "a"})
+	if f := lines[len(lines)-1].Failure; f == nil || f.Kind != admin.KindUnavailable {
+		t.Errorf("demoting the last one: %+v", f)
+	}
+	lines = r.must(admin.OpRecover, admin.Request{Backend: "b", Wait: true})
+	if end := lines[len(lines)-1]; end.Text != "b is ready, as async" {
+		t.Errorf("the end is %+v", end)
+	}
+	lines = r.must(admin.OpPromote, admin.Request{Backend: "b", Wait: true})
+	if end := lines[len(lines)-1]; end.Text != "b is full, and in sync" || r.state("b") != raidstorage.StateInSync {
+		t.Errorf("the end is %+v", end)
+	}
+}
+
+// await waits until something holds, without a network in between to wait on.
+func await(t *testing.T, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come")
+		}
+	}
+}
+
 func TestRefusalsSayWhatToDo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)

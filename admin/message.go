@@ -16,6 +16,8 @@ type Op string
 const (
 	OpRecover Op = "recover" // a backend
 	OpDisable Op = "disable" // a backend
+	OpPromote Op = "promote" // a backend, to a full one
+	OpDemote  Op = "demote"  // a backend
 	OpPack    Op = "pack"
 	OpVerify  Op = "verify"
 	OpReload  Op = "reload" // of the whole server: no mirror is named
@@ -24,8 +26,8 @@ const (
 // Request is the body of a POST. Fields that mean nothing to the operation are refused
 // if they are set.
 type Request struct {
-	Backend string `json:"backend,omitempty"` // recover, disable
-	// Wait makes recover answer when the backend is in sync or has failed, instead of
+	Backend string `json:"backend,omitempty"` // recover, disable, promote, demote
+	// Wait makes recover and promote answer when the backend is in sync or has failed, instead of
 	// as soon as the recovery goes on by itself.
 	Wait     bool   `json:"wait,omitempty"`
 	Rollback bool   `json:"rollback,omitempty"` // recover: raidstorage.RecoverOptions
@@ -49,12 +51,14 @@ const (
 
 // validate returns what is wrong with a request for op, "" for nothing.
 func (r Request) validate(op Op) string {
-	backend := op == OpRecover || op == OpDisable
+	backend := op == OpRecover || op == OpDisable || op == OpPromote || op == OpDemote
 	switch {
 	case backend != (r.Backend != ""):
 		return fmt.Sprintf("%s of backend %q", op, r.Backend)
-	case op != OpRecover && (r.Wait || r.Rollback || r.Full):
-		return "wait, rollback and full are for recover"
+	case op != OpRecover && op != OpPromote && r.Wait:
+		return "wait is for recover and promote"
+	case op != OpRecover && (r.Rollback || r.Full):
+		return "rollback and full are for recover"
 	case op != OpDisable && r.Reason != "":
 		return "reason is for disable"
 	case op != OpPack && (r.Days != 0 || r.NoGC):

@@ -53,6 +53,7 @@ type collector struct {
 	s         *Server
 	condition *prometheus.Desc
 	state     *prometheus.Desc
+	role      *prometheus.Desc
 	mirror    []metric[raidstorage.Status]
 	backend   []metric[raidstorage.BackendStatus]
 	recovery  []metric[*raidstorage.RecoveryProgress]
@@ -66,6 +67,8 @@ func newCollector(s *Server) *collector {
 			"1 for the condition that the mirror is in, 0 for the others.", []string{"mirror", "condition"}, nil),
 		state: prometheus.NewDesc("zeoraid_backend_state",
 			"1 for the state that the backend is in, 0 for the others.", []string{"mirror", "backend", "state"}, nil),
+		role: prometheus.NewDesc("zeoraid_backend_role",
+			"1 for the role that the backend has, 0 for the others.", []string{"mirror", "backend", "role"}, nil),
 		mirror:   mirrorMetrics(),
 		backend:  backendMetrics(),
 		recovery: recoveryMetrics(),
@@ -77,6 +80,7 @@ func newCollector(s *Server) *collector {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.condition
 	ch <- c.state
+	ch <- c.role
 	for _, m := range c.mirror {
 		ch <- m.desc
 	}
@@ -102,8 +106,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		collect(ch, c.mirror, st, name)
 		for _, b := range st.Backends {
 			b.Name = labelValue(b.Name)
-			for state := raidstorage.StateFailed; state <= raidstorage.StateDisabled; state++ {
+			for state := raidstorage.StateFailed; state <= raidstorage.StateStandby; state++ {
 				ch <- prometheus.MustNewConstMetric(c.state, prometheus.GaugeValue, one(state == b.State), name, b.Name, state.String())
+			}
+			for role := raidstorage.RoleFull; role <= raidstorage.RoleSpare; role++ {
+				ch <- prometheus.MustNewConstMetric(c.role, prometheus.GaugeValue, one(role == b.Role), name, b.Name, role.String())
 			}
 			collect(ch, c.backend, b, name, b.Name)
 			if b.Recovery != nil {
@@ -164,7 +171,15 @@ func mirrorMetrics() []metric[raidstorage.Status] {
 			}
 			return seconds(s.Scrub.Last.Ended), true
 		}),
-		def("backends", "Backends as configured.", func(s raidstorage.Status) (float64, bool) { return float64(len(s.Backends)), true }),
+		def("backends", "Backends, but asynchronous ones and spares.", func(s raidstorage.Status) (float64, bool) {
+			n := 0
+			for _, b := range s.Backends {
+				if b.Role == raidstorage.RoleFull {
+					n++
+				}
+			}
+			return float64(n), true
+		}),
 		def("backends_in_sync", "Backends that hold every acknowledged transaction.", func(s raidstorage.Status) (float64, bool) {
 			n := 0
 			for _, b := range s.Backends {
@@ -204,8 +219,11 @@ func backendMetrics() []metric[raidstorage.BackendStatus] {
 		def(prometheus.GaugeValue, "last_transaction_timestamp_seconds", "The time of the last transaction that the backend is known to hold, in Unix time.", func(b raidstorage.BackendStatus) (float64, bool) {
 			return seconds(b.LastTID.Time()), b.LastTID != 0
 		}),
-		def(prometheus.GaugeValue, "lag_transactions", "Commits since the backend dropped out; absent while not known.", func(b raidstorage.BackendStatus) (float64, bool) {
+		def(prometheus.GaugeValue, "lag_transactions", "Commits since the backend dropped out, or what one that follows lacks; absent while not known.", func(b raidstorage.BackendStatus) (float64, bool) {
 			return float64(b.LagTransactions), b.LagTransactions >= 0
+		}),
+		def(prometheus.GaugeValue, "lag_bytes", "About how many bytes a backend that follows lacks; absent while not known.", func(b raidstorage.BackendStatus) (float64, bool) {
+			return float64(b.LagBytes), b.LagBytes >= 0
 		}),
 		def(prometheus.GaugeValue, "lag_seconds", "Between the backend's last transaction and the mirror's.", func(b raidstorage.BackendStatus) (float64, bool) { return b.Lag.Seconds(), true }),
 		def(prometheus.GaugeValue, "latency_seconds", "Of recent reads, smoothed; absent while not known.", func(b raidstorage.BackendStatus) (float64, bool) {

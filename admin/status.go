@@ -55,29 +55,34 @@ type Mirror struct {
 
 // Membership is a raidstorage.Membership.
 type Membership struct {
-	Epoch       uint64                  `json:"epoch"`
-	Mirror      string                  `json:"mirror"`
-	Members     []string                `json:"members"`
-	InSync      []string                `json:"in_sync"`
-	Disabled    []string                `json:"disabled,omitempty"`
-	Joining     string                  `json:"joining,omitempty"`
-	PackHorizon TID                     `json:"pack_horizon"`
-	Unpacked    []string                `json:"unpacked,omitempty"`
-	Damaged     []string                `json:"damaged,omitempty"`
-	Lock        *raidstorage.RecordLock `json:"lock,omitempty"`
-	Reason      string                  `json:"reason"`
-	Time        time.Time               `json:"time"`
+	Epoch       uint64   `json:"epoch"`
+	Mirror      string   `json:"mirror"`
+	Members     []string `json:"members"`
+	InSync      []string `json:"in_sync"`
+	Disabled    []string `json:"disabled,omitempty"`
+	Joining     string   `json:"joining,omitempty"`
+	PackHorizon TID      `json:"pack_horizon"`
+	Unpacked    []string `json:"unpacked,omitempty"`
+	Damaged     []string `json:"damaged,omitempty"`
+	// Roles are those of the members that are, or are configured as, something else than full.
+	Roles  map[string]raidstorage.MemberRole `json:"roles,omitempty"`
+	Lock   *raidstorage.RecordLock           `json:"lock,omitempty"`
+	Reason string                            `json:"reason"`
+	Time   time.Time                         `json:"time"`
 }
 
 // Backend is a raidstorage.BackendStatus, with a hint.
 type Backend struct {
 	Name            string               `json:"name"`
-	State           string               `json:"state"` // in sync, suspect, failed, recovering, disabled
+	Role            string               `json:"role"`            // full, async, spare
+	Configured      string               `json:"configured_role"` // the same
+	State           string               `json:"state"`           // in sync, suspect, failed, recovering, disabled, following, standby
 	Reason          string               `json:"reason,omitempty"`
 	Hint            string               `json:"hint,omitempty"` // what an operator can do
 	Since           time.Time            `json:"since"`
 	LastTID         TID                  `json:"last_tid"`
 	LagTransactions int64                `json:"lag_transactions"` // -1: not known
+	LagBytes        int64                `json:"lag_bytes"`        // -1: not known
 	Lag             time.Duration        `json:"lag_ns"`
 	Counters        raidstorage.Counters `json:"counters"`
 	Latency         time.Duration        `json:"latency_ns"`
@@ -190,7 +195,7 @@ func mirrorOf(name string, st raidstorage.Status) Mirror {
 		Name: name, Condition: st.Condition.String(), Reason: oneLine(st.Reason), LastTID: TID(st.LastTID), WriteQuorum: st.WriteQuorum,
 		Membership: Membership{
 			Epoch: r.Epoch, Mirror: r.Mirror, Members: r.Members, InSync: r.InSync, Disabled: r.Disabled, Joining: r.Joining,
-			PackHorizon: TID(r.PackHorizon), Unpacked: r.Unpacked, Damaged: r.Damaged, Lock: r.Lock, Reason: oneLine(r.Reason), Time: r.Time,
+			PackHorizon: TID(r.PackHorizon), Unpacked: r.Unpacked, Damaged: r.Damaged, Roles: r.Roles, Lock: r.Lock, Reason: oneLine(r.Reason), Time: r.Time,
 		},
 		Pack: packOf(st.Pack), CatchUp: st.CatchUp, Scrub: scrubOf(st.Scrub),
 	}
@@ -202,8 +207,8 @@ func mirrorOf(name string, st raidstorage.Status) Mirror {
 
 func backendOf(b raidstorage.BackendStatus) Backend {
 	v := Backend{
-		Name: b.Name, State: b.State.String(), Reason: oneLine(b.Reason), Hint: hintFor(b), Since: b.Since, LastTID: TID(b.LastTID),
-		LagTransactions: b.LagTransactions, Lag: b.Lag, Counters: b.Counters, Latency: b.Latency,
+		Name: b.Name, Role: b.Role.String(), Configured: b.Configured.String(), State: b.State.String(), Reason: oneLine(b.Reason), Hint: hintFor(b), Since: b.Since, LastTID: TID(b.LastTID),
+		LagTransactions: b.LagTransactions, LagBytes: b.LagBytes, Lag: b.Lag, Counters: b.Counters, Latency: b.Latency,
 		Recovery: recoveryOf(b.Recovery), History: []Change{},
 	}
 	for _, e := range b.History {
@@ -214,6 +219,9 @@ func backendOf(b raidstorage.BackendStatus) Backend {
 
 // hintFor says what an operator can do about a backend, "" if nothing.
 func hintFor(b raidstorage.BackendStatus) string {
+	if b.Role != raidstorage.RoleFull && b.State == raidstorage.StateFailed {
+		return "it is tried again by itself; see that its server or disk is there, then: zeoraid recover " + b.Name
+	}
 	switch b.State {
 	case raidstorage.StateSuspect:
 		return "a call to it failed; the mirror is about to drop it or to find it complete: look at its server or disk"

@@ -180,6 +180,7 @@ func TestMetricsCanBeParsed(t *testing.T) {
 		"mirror_condition recovering main": 1, "mirror_condition optimal main": 0, "mirror_condition degraded main": 0, "mirror_condition failed main": 0,
 		"mirror_backends main": 2, "mirror_backends_in_sync main": 1, "mirror_write_quorum main": 1, "mirror_membership_epoch main": 2, "mirror_packing main": 0,
 		"mirror_catch_up_waiting main": 0, "mirror_catch_up_delayed_total main": 0, "mirror_catch_up_expired_total main": 0, "mirror_catch_up_delay_seconds_total main": 0,
+		"backend_role a main full": 1, "backend_role a main async": 0, "backend_role a main spare": 0, "backend_state a main following": 0,
 		"backend_state a main recovering": 1, "backend_state a main in sync": 0, "backend_state b main in sync": 1,
 		"backend_lag_transactions a main": 1, "backend_commits_total b main": 2, "backend_commits_total a main": 1, "backend_faults_total a main": 0,
 		"recovery_transactions a main": 0, "recovery_bytes a main": 0,

@@ -29,7 +29,8 @@ type Report struct {
 	Started  time.Time        `json:"started"`
 	Ended    time.Time        `json:"ended"`
 	Backends []string         `json:"backends"`
-	Listed   []Finding        `json:"listed"` // the first ones
+	LeftOut  []string         `json:"left_out,omitempty"` // not in sync, or asynchronous
+	Listed   []Finding        `json:"listed"`             // the first ones
 	Wrong    map[string]int64 `json:"wrong,omitempty"`
 	Degraded []string         `json:"degraded,omitempty"`
 	// Kept says why those that are wrong were not degraded, Unread which backends could
@@ -117,7 +118,11 @@ func (r *Report) verdict() string {
 	if len(r.Backends) < 2 {
 		return fmt.Sprintf("only %s is in sync and could be read: there was nothing to compare it with", strings.Join(r.Backends, ", "))
 	}
-	return "the backends hold the same: " + strings.Join(r.Backends, ", ")
+	text := "the backends hold the same: " + strings.Join(r.Backends, ", ")
+	if len(r.LeftOut) > 0 {
+		text += "; left out: " + strings.Join(r.LeftOut, ", ")
+	}
+	return text
 }
 
 // differences says that a verification found some, nil if it did not.

@@ -21,7 +21,7 @@ func verifyMirror(ctx context.Context, m *raidstorage.Mirror, q Request, progres
 
 func reportOf(r raidstorage.VerifyReport) *Report {
 	report := &Report{
-		Verify: verifyOf(r.VerifyProgress), Started: r.Started, Ended: r.Ended, Backends: r.Backends,
+		Verify: verifyOf(r.VerifyProgress), Started: r.Started, Ended: r.Ended, Backends: r.Backends, LeftOut: r.LeftOut,
 		Listed: []Finding{}, Wrong: r.Wrong, Degraded: r.Degraded, Kept: oneLine(r.Kept),
 	}
 	size := 0

@@ -22,6 +22,7 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 	s := b.section(n)
 	defer s.end()
 	v := &Mirror{AutoRecover: true}
+	b.roles(s)
 	b.stateDir(s, v, scope)
 	members := s.sections(storageTypes()...)
 	b.mirrors++
@@ -32,11 +33,20 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 		}
 		v.Members = append(v.Members, b.storage(m, v.StateDir))
 	}
+	full := 0
+	for _, m := range v.Members {
+		if m.Role == raidstorage.RoleFull {
+			full++
+		}
+	}
 	b.checkMembers(v)
 	if len(members) == 0 {
 		s.fault(n.pos, "%s has no members; put sections such as <filestorage 1> into it", s.title())
 	}
-	high := int64(max(len(members), 1))
+	if len(members) > 0 && full == 0 {
+		s.fault(n.pos, "%s has no member with the role full", s.title())
+	}
+	high := int64(max(full, 1))
 	s.integer("write-quorum", &v.WriteQuorum, 1, high)
 	s.integer("start-quorum", &v.StartQuorum, 1, high)
 	read(s, "read-policy", &v.ReadPolicy, parseReadPolicy)
@@ -55,6 +65,24 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 	s.ignore("blob-dir", "the members have blobs of their own", nil)
 	s.ignore("shared-blob-dir", "the members have blobs of their own", isBool)
 	return v
+}
+
+// roles reads what a member is to its mirror.
+func (b *builder) roles(s *section) {
+	v := b.member
+	if b.mirrors == 0 {
+		return // these keys are of members only
+	}
+	read(s, "role", &v.Role, func(text string) (role raidstorage.Role, err error) {
+		if err = role.UnmarshalText([]byte(lower(text))); err != nil {
+			err = fmt.Errorf("%s is no role; %s", quote(text), suggest(text, []string{"full", "async", "spare"}))
+		}
+		return role, err
+	})
+	s.bytes("bandwidth", &v.Bandwidth, 0, math.MaxInt64)
+	if v.Bandwidth > 0 && v.Role != raidstorage.RoleAsync {
+		s.fault(s.pos, "bandwidth: it is for members with role async")
+	}
 }
 
 func (b *builder) stateDir(s *section, v *Mirror, scope string) {

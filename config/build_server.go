@@ -14,6 +14,7 @@ type builder struct {
 	config   *Config
 	claims   map[string]Pos // directories and files that only one storage may use
 	mirrors  int            // how many <raidstorage> are around what is being read
+	member   *Storage       // what is being read
 }
 
 // build reads the whole file.

@@ -23,6 +23,7 @@ func storageTypes() []string {
 // own: that of the file, or of the mirror that it is a member of.
 func (b *builder) storage(n *node, scope string) Storage {
 	v := Storage{Name: n.name, Pos: n.pos}
+	b.member = &v
 	switch n.typ {
 	case "filestorage":
 		v.Kind = b.fileStorage(n, "")
@@ -30,6 +31,7 @@ func (b *builder) storage(n *node, scope string) Storage {
 		v.Kind = b.blobStorage(n)
 	case "mappingstorage":
 		s := b.section(n)
+		b.roles(s)
 		s.ignore("name", "the section's name is used", nil)
 		s.end()
 		v.Kind = &MemStorage{}
@@ -50,6 +52,7 @@ func (b *builder) fileStorage(n *node, blobDir string) *FileStorage {
 	s := b.section(n)
 	defer s.end()
 	v := &FileStorage{BlobDir: blobDir, PackGC: true, PackKeepOld: true}
+	b.roles(s)
 	s.require("path")
 	if pos, ok := b.storagePath(s, "path", &v.Path); ok {
 		if v.Path == "" {
@@ -132,6 +135,7 @@ func (b *builder) client(n *node) *ZEOClient {
 	s := b.section(n)
 	defer s.end()
 	v := &ZEOClient{Storage: "1", Wait: true, WaitTimeout: 30 * time.Second, CacheBytes: 20 << 20}
+	b.roles(s)
 	s.require("server")
 	for _, e := range s.all("server") {
 		if e.bad {

@@ -72,6 +72,9 @@ type Storage struct {
 	// Kind is a *FileStorage, *MemStorage, *ZEOClient or *Mirror.
 	Kind Kind
 	Pos  Pos // of its section
+	// Role and Bandwidth are of a mirror's member, see raidstorage.Backend.
+	Role      raidstorage.Role
+	Bandwidth int64
 }
 
 // Kind is what a Storage is; this package alone implements it.

@@ -110,6 +110,15 @@ func mirrorChanges(from, to *Mirror) []string {
 		case !same(from.Members[i], v):
 			tell("replace member %s: %s instead of %s", v.Name, describe(v), describe(from.Members[i]))
 		}
+		if i < 0 {
+			continue
+		}
+		if was := from.Members[i]; was.Role != v.Role {
+			tell("role of member %s: %v instead of %v", v.Name, v.Role, was.Role)
+		}
+		if was := from.Members[i]; was.Bandwidth != v.Bandwidth {
+			tell("bandwidth of member %s: %d instead of %d bytes a second, 0 for no bound", v.Name, v.Bandwidth, was.Bandwidth)
+		}
 	}
 	for _, v := range from.Members {
 		if named(to.Members, v.Name) < 0 {
@@ -153,7 +162,9 @@ func same(a, b Storage) bool {
 	}
 	p, q := *x, *y
 	p.Force, q.Force, p.Members, q.Members = nil, nil, nil, nil
-	return a.Name == b.Name && reflect.DeepEqual(p, q) && slices.EqualFunc(x.Members, y.Members, same)
+	return a.Name == b.Name && reflect.DeepEqual(p, q) && slices.EqualFunc(x.Members, y.Members, func(a, b Storage) bool {
+		return same(a, b) && a.Role == b.Role && a.Bandwidth == b.Bandwidth
+	})
 }
 
 // identity is a member's raidstorage.Backend.Identity: what tells its storage from

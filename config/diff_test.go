@@ -21,6 +21,9 @@ func reloadFile(dir, mirror, more string) string {
 		if n, ok := strings.CutPrefix(line, "file "); ok {
 			line = fmt.Sprintf("<filestorage %s>\n path %s\n</filestorage>", n[:1], filepath.Join(dir, strings.TrimSpace(n[1:])+".fs"))
 		}
+		if n, ok := strings.CutPrefix(line, "role "); ok { // of member 2, which is b
+			line = fmt.Sprintf("<filestorage 2>\n path %s\n role %s\n</filestorage>", filepath.Join(dir, "b.fs"), strings.ReplaceAll(n[2:], " bandwidth", "\n bandwidth"))
+		}
 		text += line + "\n"
 	}
 	return text + "</raidstorage>\n" + more
@@ -45,6 +48,8 @@ func TestDiffTellsWhatChangesAndWhatCannot(t *testing.T) {
 		"timeouts":           {mirror: old + "; timeout 5s", changes: []string{"timeouts: open 5s, vote 5s, finish 5s, read 5s; 0s is the default"}},
 		"pack-timeout":       {mirror: old + "; pack-timeout 2h", changes: []string{"pack-timeout: 2h0m0s instead of the default"}},
 		"pack-compare-rate":  {mirror: old + "; pack-compare-rate 1MB", fixed: "storage main: pack-compare-rate changes at a restart only"},
+		"role":               {mirror: "file 1 a; role 2 async", changes: []string{"role of member 2: async instead of full"}},
+		"bandwidth":          {mirror: "file 1 a; role 2 async bandwidth 10KB", changes: []string{"role of member 2: async instead of full", "bandwidth of member 2: 10240 instead of 0 bytes a second, 0 for no bound"}},
 		"auto-recover":       {mirror: old + "; auto-recover false", fixed: "storage main: auto-recover changes at a restart only"},
 		"catch-up-ratio":     {mirror: old + "; catch-up-ratio off", fixed: "storage main: catch-up-ratio changes at a restart only"},
 		"scrub-interval":     {mirror: old + "; scrub-interval 1d", fixed: "storage main: scrub-interval changes at a restart only"},
@@ -114,6 +119,38 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	members("3", "2")
 	if s := m.Status(); s.WriteQuorum != 2 || s.Condition != raidstorage.Optimal {
 		t.Errorf("write quorum is %d, the mirror %v: %s", s.WriteQuorum, s.Condition, s.Reason)
+	}
+}
+
+// A role that changes in the file does not replace the member.
+func TestReloadOfARole(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	old := load(t, reloadFile(dir, "file 1 a; file 2 b", ""), nil)
+	o := open(t, old)
+	m := o.Mirrors["main"]
+	follows := load(t, reloadFile(dir, "file 1 a; role 2 async bandwidth 1MB", ""), nil)
+	d, err := o.Reload(t.Context(), old, follows, nil, false)
+	if err != nil || len(d.Changes) != 2 {
+		t.Fatalf("it says %q, %v", d.Changes, err)
+	}
+	if b := m.Status().Backends[1]; b.Role != raidstorage.RoleAsync || b.Configured != raidstorage.RoleAsync {
+		t.Errorf("it is %v", b.Role)
+	}
+	if r := m.Status().Membership; len(r.New) > 0 || !slices.Equal(r.InSync, []string{"1"}) {
+		t.Errorf("the record is %+v", r)
+	}
+	if c := m.Settings(); c.Backends[1].Bandwidth != 1<<20 {
+		t.Errorf("the bandwidth is %d", c.Backends[1].Bandwidth)
+	}
+	if _, err := o.Reload(t.Context(), follows, old, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Recover(t.Context(), "2"); err != nil {
+		t.Fatal(err)
+	}
+	if s := m.Status(); s.Condition != raidstorage.Optimal || len(s.Membership.InSync) != 2 {
+		t.Errorf("the mirror is %v, in sync %v", s.Condition, s.Membership.InSync)
 	}
 }
 

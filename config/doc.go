@@ -27,7 +27,7 @@
 //
 //	state-dir          where the record of who is in sync is kept; it is made if missing;
 //	                   default: NAME-state beside the configuration file
-//	write-quorum       copies that a commit needs; default 1 of two members, else most
+//	write-quorum       copies that a commit needs; default 1 of two full members, else most
 //	start-quorum       members in sync that are needed to serve; default write-quorum
 //	read-policy        round-robin (default), least-latency, primary-first
 //	auto-recover       whether failed members are recovered unasked; default yes
@@ -45,6 +45,12 @@
 //	pack-timeout       for one member's part of a pack; default 24 h
 //	pack-compare-rate  how many bytes a second the comparison after a pack reads of each
 //	                   member, such as 20MB; default 0: as fast as it goes
+//
+// and those of its members, beside their own:
+//
+//	role               full (default); async: it follows the others, is never waited for and
+//	                   counts for nothing; spare: it does nothing until it is promoted
+//	bandwidth          of a member with role async: bytes a second at most, also as 10MB
 //
 // Durations are ZConfig's time-interval: seconds, or with s, m, h, d.
 //

@@ -188,6 +188,16 @@ func faultCases() []faultCase {
 			want: one(`zeo.conf:11: member "y": pack-gc is off for "x" and on for "y"; it must be the same for all`)},
 		{name: "mirror that catches up somehow", template: atEnd, text: "<raidstorage a>\n<mappingstorage y/>\ncatch-up-ratio often\n</raidstorage>",
 			want: one(`zeo.conf:8: catch-up-ratio: "often" is neither a number nor off`)},
+		{name: "mirror without a full member", template: atEnd, text: "<raidstorage a>\n<mappingstorage y>\nrole asink\n</mappingstorage>\n" +
+			"<mappingstorage z>\nrole spare\nbandwidth 1\n</mappingstorage>\nwrite-quorum 2\n</raidstorage>\n<mappingstorage 2>\nrole async\n</mappingstorage>",
+			want: []string{
+				`zeo.conf:8: role: "asink" is no role; known are full, async, spare`,
+				"zeo.conf:10: bandwidth: it is for members with role async",
+				"zeo.conf:14: write-quorum: 2 is not between 1 and 1",
+				`zeo.conf:17: unknown key "role" in <mappingstorage 2>; known are name`,
+			}},
+		{name: "mirror of followers", template: atEnd, text: "<raidstorage a>\n<mappingstorage y>\nrole async\n</mappingstorage>\n</raidstorage>",
+			want: one("zeo.conf:6: <raidstorage a> has no member with the role full")},
 		{name: "mirror of nothing", template: atEnd, text: "<raidstorage a/>",
 			want: one("zeo.conf:6: <raidstorage a> has no members; put sections such as <filestorage 1> into it")},
 		{name: "log", template: atEnd, text: "<eventlog>\nlevel loud\n<logfile>\nlevel 51\nold-files 2\n</logfile>\n" +

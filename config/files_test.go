@@ -210,6 +210,7 @@ func TestEverySettingIsRead(t *testing.T) {
   pack-compare-rate 3MB
   <mappingstorage a/>
   <mappingstorage b>
+    role Full
   </mappingstorage>
   <clientstorage C>
     server [::1]:8100
@@ -220,6 +221,8 @@ func TestEverySettingIsRead(t *testing.T) {
     wait off
     wait-timeout 7
     client-label $$here ${BASE}
+    role async
+    bandwidth 2MB
   </clientstorage>
 </raidstorage>
 <mappingstorage>
@@ -259,7 +262,7 @@ func TestEverySettingIsRead(t *testing.T) {
 							{Host: "::1", Port: 8100}, {Host: "127.0.0.1", Port: 8101}, {Path: "/tmp/zeo"},
 						},
 						Storage: "main", CacheBytes: 1 << 20, WaitTimeout: 7e9, Label: "$here /nowhere",
-					}},
+					}, Role: raidstorage.RoleAsync, Bandwidth: 2 << 20},
 				},
 			}},
 			{Name: "1", Kind: &config.MemStorage{}},

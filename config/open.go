@@ -215,7 +215,8 @@ func (m *Mirror) config(name string, logger *slog.Logger) (raidstorage.Config, e
 		if err != nil {
 			return cfg, err
 		}
-		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: v.Name, Open: open, Identity: identity(v, m.StateDir)})
+		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: v.Name, Open: open, Identity: identity(v, m.StateDir),
+			Role: v.Role, Bandwidth: v.Bandwidth})
 	}
 	return cfg, nil
 }

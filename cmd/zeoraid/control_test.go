@@ -216,6 +216,32 @@ func TestStatusLineAndDetails(t *testing.T) {
 	}
 }
 
+// One that follows is told of with how far it is behind, and counts for nothing.
+func TestStatusLineAndDetailsOfAFollower(t *testing.T) {
+	t.Parallel()
+	c := newMirror(t, 0)
+	url := control(t, map[string]*raidstorage.Mirror{"main": c.mirror})
+	if err := c.mirror.Demote(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	c.opens(func(*storagetest.FaultyStorage) error { return errors.New("connection refused") })
+	c.backend("b").CutOff()
+	storagetest.Commit(t, c.mirror, map[raidstorage.OID]string{0: "one"})
+	events := c.mirror.Watch(t.Context())
+	for c.mirror.Status().Backends[1].State != raidstorage.StateFailed {
+		<-events
+	}
+	status, out, errs := controlVerbs(t.Context(), "status", "-admin", url)
+	// It has nothing, so that no time is known between its last transaction and this one.
+	want(t, status, out, errs, "FILE", 0, "optimal: mirror main: 1 of 1 backend in sync, b failed, 1 transaction, 0.0 MiB, 0s behind | 'main_in_sync'=1;;;0;1 'main_b_lag'=0.000s\n", "")
+	status, out, _ = controlVerbs(t.Context(), "details", "-admin", url)
+	for _, text := range []string{"backend b: failed", "async, configured as full", "1 transaction, 0.0 MiB, 0s behind", "1 of 1 backend", "injected fault", "zeoraid recover b"} {
+		if status != 0 || !strings.Contains(out, text) {
+			t.Errorf("status %d, details do not say %q:\n%s", status, text, out)
+		}
+	}
+}
+
 // Each verb that does something, well and badly.
 func TestVerbsAndTheirExitStatus(t *testing.T) {
 	t.Parallel()
@@ -230,6 +256,11 @@ func TestVerbsAndTheirExitStatus(t *testing.T) {
 	}{
 		{args: "recover a -wait", want: 0, out: "recover: a is in sync\n"},
 		{args: "recover z", want: 3, err: `mirror main has no backend "z", but a, b`},
+		{args: "demote b", want: 0, out: "demote: b does not count any more\n"},
+		{args: "demote a", want: 2, err: "0 backends in sync, 1 needed"},
+		{args: "promote b -wait", want: 0, out: "promote: b is full, and in sync\n"},
+		{args: "promote -wait z", want: 3, err: `mirror main has no backend "z", but a, b`},
+		{args: "demote", want: 3, err: "usage: zeoraid demote"},
 		{args: "disable z", want: 3, err: `mirror main has no backend "z", but a, b`},
 		{args: "disable a -reason maintenance", want: 0, out: "disable: a is disabled\n"},
 		{args: "disable b", want: 2, err: "hint: "},

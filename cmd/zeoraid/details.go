@@ -53,7 +53,7 @@ func (d details) mirror(m admin.Mirror) {
 	d.head("mirror %s: %s", m.Name, m.Condition)
 	d.fact("why", "%s", m.Reason)
 	d.fact("last transaction", "%s", transaction(m.LastTID))
-	d.fact("write quorum", "%d of %s", m.WriteQuorum, counted(int64(len(m.Backends)), "backend", "backends"))
+	d.fact("write quorum", "%d of %s", m.WriteQuorum, counted(int64(len(fullOnes(m))), "backend", "backends"))
 	r := m.Membership
 	d.fact("membership", "epoch %d since %s: %s", r.Epoch, moment(r.Time), r.Reason)
 	d.fact("in sync", "%s", strings.Join(r.InSync, ", "))
@@ -110,16 +110,17 @@ func compared(v *admin.Verify) string {
 
 func (d details) backend(b admin.Backend) {
 	d.head("backend %s: %s", b.Name, b.State)
+	if b.Role != b.Configured {
+		d.fact("role", "%s, configured as %s", b.Role, b.Configured)
+	} else if b.Role != raidstorage.RoleFull.String() {
+		d.fact("role", "%s", b.Role)
+	}
 	d.fact("since", "%s (%v)", moment(b.Since), max(0, d.now.Sub(b.Since)).Round(time.Second))
 	d.fact("why", "%s", b.Reason)
 	d.fact("hint", "%s", b.Hint)
 	d.fact("last transaction", "%s", transaction(b.LastTID))
-	if b.State != raidstorage.StateInSync.String() {
-		behind := "an unknown number of transactions"
-		if b.LagTransactions >= 0 {
-			behind = counted(b.LagTransactions, "transaction", "transactions")
-		}
-		d.fact("behind", "%s, %v", behind, b.Lag.Round(time.Millisecond))
+	if b.State != raidstorage.StateInSync.String() && b.State != raidstorage.StateStandby.String() {
+		d.fact("lag", "%s", behind(b))
 	}
 	d.fact("counters", "%s (%d failed), %s, %s", counted(b.Counters.Loads, "load", "loads"), b.Counters.LoadErrors,
 		counted(b.Counters.Commits, "commit", "commits"), counted(b.Counters.Faults, "fault", "faults"))

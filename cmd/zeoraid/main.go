@@ -6,6 +6,8 @@
 //	zeoraid details                   tell all about it, and why it is degraded
 //	zeoraid recover NAME              bring a backend back
 //	zeoraid disable NAME              take a backend out
+//	zeoraid promote NAME              make an asynchronous or spare backend a full one
+//	zeoraid demote NAME               make a full backend an asynchronous one
 //	zeoraid pack                      drop what is not needed any more
 //	zeoraid verify                    compare the backends
 //	zeoraid reload                    put an edited configuration in force
@@ -59,6 +61,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		{"details", "tell all about a mirror, and why it is degraded", e.details},
 		{"recover", "bring a backend back", e.recover},
 		{"disable", "take a backend out", e.disable},
+		{"promote", "make an asynchronous or spare backend a full one", e.promote},
+		{"demote", "make a full backend an asynchronous one", e.demote},
 		{"pack", "drop what is not needed any more", e.pack},
 		{"verify", "compare the backends of a mirror", e.verify},
 		{"reload", "put an edited configuration in force", e.reload},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/admin"
@@ -84,28 +85,53 @@ func conditionStatus(condition string) int {
 func summaryLine(st *admin.Status) string {
 	var texts, numbers []string
 	for _, m := range st.Mirrors {
-		inSync := 0
-		for _, b := range m.Backends {
+		inSync, full := 0, fullOnes(m)
+		for _, b := range full {
 			if b.State == raidstorage.StateInSync.String() {
 				inSync++
 			}
 		}
-		text := fmt.Sprintf("mirror %s: %d of %s in sync", m.Name, inSync, counted(int64(len(m.Backends)), "backend", "backends"))
+		text := fmt.Sprintf("mirror %s: %d of %s in sync", m.Name, inSync, counted(int64(len(full)), "backend", "backends"))
 		if len(st.Mirrors) > 1 {
-			text = fmt.Sprintf("mirror %s is %s: %d of %s in sync", m.Name, m.Condition, inSync, counted(int64(len(m.Backends)), "backend", "backends"))
+			text = fmt.Sprintf("mirror %s is %s: %d of %s in sync", m.Name, m.Condition, inSync, counted(int64(len(full)), "backend", "backends"))
 		}
 		for _, b := range m.Backends {
 			if b.State != raidstorage.StateInSync.String() {
 				text += fmt.Sprintf(", %s %s", b.Name, b.State)
+			}
+			if b.Role == raidstorage.RoleAsync.String() {
+				text += ", " + behind(b)
 			}
 		}
 		if m.Reason != "" {
 			text += " (" + m.Reason + ")"
 		}
 		texts = append(texts, plain(text))
-		numbers = append(numbers, fmt.Sprintf("'%s_in_sync'=%d;;;0;%d", label(m.Name), inSync, len(m.Backends)))
+		numbers = append(numbers, fmt.Sprintf("'%s_in_sync'=%d;;;0;%d", label(m.Name), inSync, len(full)))
+		for _, b := range m.Backends {
+			if b.Role == raidstorage.RoleAsync.String() {
+				numbers = append(numbers, fmt.Sprintf("'%s_%s_lag'=%.3fs", label(m.Name), label(b.Name), b.Lag.Seconds()))
+			}
+		}
 	}
 	return worst(st.Mirrors) + ": " + strings.Join(texts, "; ") + " | " + strings.Join(numbers, " ")
+}
+
+// fullOnes returns the backends that count.
+func fullOnes(m admin.Mirror) []admin.Backend {
+	return slices.DeleteFunc(slices.Clone(m.Backends), func(b admin.Backend) bool { return b.Role != raidstorage.RoleFull.String() })
+}
+
+// behind tells how much a backend lacks.
+func behind(b admin.Backend) string {
+	text := "an unknown number of transactions"
+	if b.LagTransactions >= 0 {
+		text = counted(b.LagTransactions, "transaction", "transactions")
+	}
+	if b.LagBytes > 0 {
+		text += fmt.Sprintf(", %.1f MiB", mib(b.LagBytes))
+	}
+	return fmt.Sprintf("%s, %v behind", text, b.Lag.Round(time.Millisecond))
 }
 
 // plain keeps what it says out of the numbers, which a bar begins.
