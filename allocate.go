@@ -13,6 +13,11 @@ import (
 // therefore lie up to this far in the future.
 const tidStep = TID(10 * (1 << 32) / 60)
 
+// tidGap keeps the tids of a mirror apart: a ZEO server is told to pack by a time in
+// seconds, a float that is exact to a quarter of a microsecond, and must take no
+// transaction for older than the pack time that is later. 1 µs, rounded up.
+const tidGap = TID(1<<32)/60_000_000 + 1
+
 // tidSource gives out tids, each once in the life of the mirror: what it gives lies
 // in a range that was reserved in the register before (rule C2), so neither a
 // restart nor a clock that was set back repeats one.
@@ -22,16 +27,16 @@ type tidSource struct {
 	mark TID // reserved up to and including it
 }
 
-// next returns a tid after every one given and after last. The caller holds the
-// commit slot.
+// next returns a tid that is tidGap later than every one given and than last. The
+// caller holds the commit slot.
 func (t *tidSource) next(ctx context.Context, last TID) (TID, error) {
-	tid := NextTID(t.m.cfg.Clock(), max(last, t.last))
+	tid := NextTID(t.m.cfg.Clock(), max(last, t.last)+tidGap-1)
 	if tid > t.mark {
 		from, err := t.m.reserve(ctx, Marks{TID: tid}, Marks{TID: tidStep})
 		if err != nil {
 			return 0, err
 		}
-		tid = max(tid, from.TID+1)
+		tid = max(tid, from.TID+tidGap)
 		t.mark = from.TID + tidStep
 	}
 	t.last = tid

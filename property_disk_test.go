@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"sync"
 	"testing/synctest"
 
@@ -179,7 +181,11 @@ type propLogged struct {
 }
 
 func propLog(s raidstorage.Storage) (log []propLogged, err error) {
-	for txn, err := range s.Iterate(context.Background(), 1, raidstorage.MaxTID) {
+	return propLogRange(context.Background(), s, 1, raidstorage.MaxTID)
+}
+
+func propLogRange(ctx context.Context, s raidstorage.Storage, from, through raidstorage.TID) (log []propLogged, err error) {
+	for txn, err := range s.Iterate(ctx, from, through) {
 		if err != nil {
 			return log, err
 		}
@@ -187,6 +193,13 @@ func propLog(s raidstorage.Storage) (log []propLogged, err error) {
 		for r, err := range txn.Records {
 			if err != nil {
 				return log, err
+			}
+			if r.OpenBlob != nil { // valid now only
+				blob, err := readBlob(r.OpenBlob(ctx))
+				if err != nil {
+					return log, fmt.Errorf("blob of %v: %w", r.OID, err)
+				}
+				r.OpenBlob = func(context.Context) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(blob)), nil }
 			}
 			l.records = append(l.records, r)
 		}

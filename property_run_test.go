@@ -3,12 +3,9 @@ package raidstorage_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
-	"log/slog"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -71,10 +68,7 @@ type propRun struct {
 	poll    func() // takes the answer of a Finish under way, if it is there
 	news    propNews
 
-	err error
-
-	traceMu sync.Mutex // guards trace, which a watchdog may read
-	trace   []string
+	propTrace
 }
 
 // propNews collects what subscribers are told, of one mirror.
@@ -127,32 +121,6 @@ func newPropRun(seed uint64, lies propLies) *propRun {
 	return r
 }
 
-// Write makes the mirror's log a part of the trace.
-func (r *propRun) Write(line []byte) (int, error) {
-	r.note("      | %s", strings.TrimSpace(string(line)))
-	return len(line), nil
-}
-
-func (r *propRun) note(format string, args ...any) {
-	r.traceMu.Lock()
-	defer r.traceMu.Unlock()
-	r.trace = append(r.trace, fmt.Sprintf(format, args...))
-}
-
-func (r *propRun) soFar() []string {
-	r.traceMu.Lock()
-	defer r.traceMu.Unlock()
-	return slices.Clone(r.trace)
-}
-
-// failf records the first thing that is wrong.
-func (r *propRun) failf(format string, args ...any) {
-	if r.err == nil {
-		r.err = fmt.Errorf(format, args...)
-		r.note("WRONG: %v", r.err)
-	}
-}
-
 // start opens a mirror on what there is. It tells whether one runs now.
 func (r *propRun) start() bool {
 	r.started++
@@ -165,13 +133,7 @@ func (r *propRun) start() bool {
 		cfg.Membership = r.lies.register(cfg.Membership)
 	}
 	if r.lies.logs {
-		cfg.Logger = slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug,
-			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-				if a.Key == slog.TimeKey {
-					return slog.String("at", a.Value.Time().Format("04:05.000"))
-				}
-				return a
-			}}))
+		cfg.Logger = r.logger()
 	}
 	reachable := 0
 	for _, d := range r.disks {
@@ -434,13 +396,4 @@ func (r *propRun) allowed(what string, err error) {
 	if c, ok := errors.AsType[*raidstorage.ContradictionError](err); ok && c.Op == "vote" {
 		r.failf("%s: backends that do not lie contradict each other: %w", what, err)
 	}
-}
-
-// propShort makes an error fit into a line of the trace.
-func propShort(err error) string {
-	if err == nil {
-		return "ok"
-	}
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	return fmt.Sprintf("%T %.300s", err, s)
 }

@@ -101,11 +101,11 @@ func propStacks() string {
 }
 
 // propShrink leaves out steps of a failing history as long as it still fails.
-func propShrink(t *testing.T, seed uint64, steps []propStep, tries int) []propStep {
+func propShrink(steps []propStep, tries int, fails func([]propStep) bool) []propStep {
 	for size := len(steps) / 2; size > 0; size /= 2 {
 		for from := 0; from+size <= len(steps) && tries > 0; tries-- {
 			fewer := append(append([]propStep(nil), steps[:from]...), steps[from+size:]...)
-			if _, err := propPlay(t, seed, fewer, propLies{}); err != nil {
+			if fails(fewer) {
 				steps = fewer
 			} else {
 				from += size
@@ -118,7 +118,10 @@ func propShrink(t *testing.T, seed uint64, steps []propStep, tries int) []propSt
 // propReport fails the test with a history as short as possible.
 func propReport(t *testing.T, seed uint64, trace []string, err error) {
 	t.Helper()
-	steps := propShrink(t, seed, propPlan(seed), 400)
+	steps := propShrink(propPlan(seed), 400, func(fewer []propStep) bool {
+		_, err := propPlay(t, seed, fewer, propLies{})
+		return err != nil
+	})
 	for range 20 {
 		if shorter, e := propPlay(t, seed, steps, propLies{logs: true}); e != nil {
 			trace, err = shorter, e

@@ -342,6 +342,7 @@ func (r *recovery) lastCommon(ctx context.Context) (common, error) {
 	}
 	c, err := lastCommon(ctx, r.target.timely, source.timely, r.m.view.Load().last, r.opts.Full)
 	if err != nil {
+		r.doubtSource(ctx, source)
 		return c, fmt.Errorf("compare with %s: %w", source.b.cfg.Name, err)
 	}
 	return c, nil

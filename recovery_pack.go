@@ -162,6 +162,7 @@ func (r *recovery) align(ctx context.Context) error {
 		d.Hint = "the last pack has not succeeded on the others: pack again, then recover this one"
 	}
 	if err != nil {
+		r.doubtSource(ctx, source)
 		return err
 	}
 	keeps := len(garbage) > 0

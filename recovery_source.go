@@ -44,6 +44,7 @@ func (r *recovery) findSources(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
+			r.doubtSource(ctx, s)
 			last = &BackendError{Backend: s.b.cfg.Name, Op: "iterate", Err: err}
 			continue // it is asked again in the next round
 		}
@@ -102,6 +103,15 @@ func (r *recovery) source() (*session, error) {
 	packed := from.known[other]
 	from.chosen = &packed
 	return other, nil
+}
+
+// doubtSource makes a call to a source after a failure that may be its own: then it is
+// degraded and opened anew. Else, where nobody reads and too few are in sync to commit,
+// each attempt would fail as this one did. Not to be called with the commit slot held.
+func (r *recovery) doubtSource(ctx context.Context, source *session) {
+	if ctx.Err() == nil {
+		_, _ = onWorker(ctx, r.m, "read", source, source.storage.LastTID)
+	}
 }
 
 // fails takes a session out.

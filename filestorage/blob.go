@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/pickleref"
@@ -75,9 +76,29 @@ func (s *Storage) BlobPath(ctx context.Context, oid raidstorage.OID, serial raid
 	}
 	found, err := s.hasRevision(ctx, oid, serial)
 	if err == nil && !found {
+		found, err = s.logHas(ctx, oid, serial)
+	}
+	if err == nil && !found {
 		err = &raidstorage.NotFoundError{OID: oid, Serial: serial}
 	}
 	return path, err
+}
+
+// logHas tells whether transaction serial is in the log with a record of oid. A pack keeps
+// a record that a later one repeats, but not among the object's revisions; who copies the
+// log wants its blob all the same.
+func (s *Storage) logHas(ctx context.Context, oid raidstorage.OID, serial raidstorage.TID) (bool, error) {
+	r, err := s.newLogReader(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer r.close()
+	pos, err := r.exact(serial)
+	if err != nil || pos == 0 {
+		return false, err
+	}
+	records, err := r.lastRecords(pos)
+	return slices.ContainsFunc(records, func(rec recordHeader) bool { return rec.oid == oid }), err
 }
 
 // hasRevision tells whether transaction serial is finished and wrote oid.

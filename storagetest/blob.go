@@ -102,6 +102,19 @@ func blobRules() []rule {
 			e.s = target
 			e.wantBlob(1, second, strings.Repeat("two", 100000))
 		}},
+		rule{name: "a blob that came back is copied with the log", needs: needs{has: Undoer}, run: func(e *env) {
+			first := e.storeBlob(1, "one")
+			deleted := e.transact(raidstorage.Meta{}, func(txn raidstorage.Txn) error { return txn.Delete(e.ctx, 1, first) })
+			back, _ := e.undo(deleted)
+			created := e.storeBlob(2, "two")
+			gone, _ := e.undo(created)
+			again, _ := e.undo(gone)
+			target := e.open()
+			e.must("copy", copyLog(e.ctx, target, e.s, 0))
+			e.s = target
+			e.wantBlob(1, back, "one")
+			e.wantBlob(2, again, "two")
+		}},
 		rule{name: "undoing brings the blob before back", needs: needs{has: Undoer}, run: func(e *env) {
 			e.storeBlob(1, "one")
 			second := e.storeBlob(1, "two")

@@ -3,6 +3,7 @@ package zeoclient
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -49,8 +50,8 @@ func (t *txn) prepare(ctx context.Context) error {
 	return answers()
 }
 
-// askSerial asks for an object's current serial, 0 if there is no such object. The
-// function it returns waits for the answer.
+// askSerial asks for an object's current serial, 0 if the server knows no such object.
+// The function it returns waits for the answer.
 func (t *txn) askSerial(ctx context.Context, oid raidstorage.OID, serial *raidstorage.TID) (func() error, error) {
 	var tid raidstorage.TID
 	k := t.c.newCall(zeowire.GetTID, func(v zeowire.Value) error {
@@ -66,8 +67,8 @@ func (t *txn) askSerial(ctx context.Context, oid raidstorage.OID, serial *raidst
 	return func() error {
 		err := t.c.wait(ctx, k)
 		if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); none {
-			*serial = 0
-			return nil
+			*serial, err = t.lastChange(ctx, oid)
+			return err
 		}
 		if err != nil {
 			return t.c.mapped(k.name, err)
@@ -75,6 +76,19 @@ func (t *txn) askSerial(ctx context.Context, oid raidstorage.OID, serial *raidst
 		*serial = tid
 		return nil
 	}, nil
+}
+
+// lastChange returns the serial of an object that the server says is not there: that of
+// its deletion, or of the undoing of its creation; 0 if it never was there.
+func (t *txn) lastChange(ctx context.Context, oid raidstorage.OID) (raidstorage.TID, error) {
+	infos, err := t.c.history(ctx, oid, 1)
+	if _, none := errors.AsType[*raidstorage.NotFoundError](err); none {
+		return 0, nil
+	}
+	if err != nil || len(infos) == 0 {
+		return 0, err
+	}
+	return infos[0].TID, nil
 }
 
 // askData drops a restored record's pointer if the data that it points to is not

@@ -103,6 +103,10 @@ func (s *Storage) History(ctx context.Context, oid raidstorage.OID, limit int) (
 		return nil, err
 	}
 	defer leave()
+	return c.history(ctx, oid, limit)
+}
+
+func (c *conn) history(ctx context.Context, oid raidstorage.OID, limit int) ([]raidstorage.TxnInfo, error) {
 	limit = max(limit, 0)
 	infos, err := request(ctx, c, zeowire.History, func(v zeowire.Value) ([]raidstorage.TxnInfo, error) {
 		return takeInfos(v, "tid", zeowire.Value.TID)
