@@ -4,6 +4,7 @@ package interop_test
 
 import (
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -32,6 +33,8 @@ func soakActions() []soakAction {
 		soakAction{"native disk full", members, (*soak).nativeFull},
 		soakAction{"native emptied", members, (*soak).nativeEmptied},
 		soakAction{"runzeo emptied", members, (*soak).memberEmptied},
+		soakAction{"serve killed in pack", members, func(s *soak) { s.pack(s.serveKilled) }},
+		soakAction{"runzeo killed in pack", members, func(s *soak) { s.pack(s.memberRestarted) }},
 		soakAction{"disabled", members, (*soak).disabled},
 		soakAction{"last copy", members, (*soak).lastCopy},
 		soakAction{"stale copy", members, (*soak).staleCopy},
@@ -55,6 +58,11 @@ func (s *soak) memberKilled() {
 	s.hold(200*time.Millisecond, 3*time.Second, soakEvents()...)
 	s.startRunzeo()
 	s.help("z")
+}
+
+func (s *soak) memberRestarted() {
+	s.runzeo.stop(s.ctx, s.t)
+	s.startRunzeo()
 }
 
 // help has an operator bring a member back, now and then: else that may take until the
@@ -174,18 +182,38 @@ func (s *soak) serveStopped() {
 	signalProcess(s.t, s.serve, syscall.SIGCONT)
 }
 
-// packed packs, now and then with the server or a member dying meanwhile. Then the pack
-// may have failed.
-func (s *soak) packed() {
-	s.ledger.packing(raidstorage.MaxTID)
-	s.verb([]int{0, 2}, "pack", "-quiet")
+// packed packs. If a member is away, or dies, the pack may fail.
+func (s *soak) packed() { s.pack(nil) }
+
+// pack packs while something else happens.
+func (s *soak) pack(disturb func()) {
+	s.ledger.packBegins()
+	cmd := exec.CommandContext(s.ctx, s.program, "pack", "-admin", "http://"+s.settings.admin, "-quiet")
+	done := make(chan string, 1)
+	go func() { // ends with the command
+		out, err := cmd.CombinedOutput()
+		done <- fmt.Sprintf("%v %s", err, strings.Join(strings.Fields(string(out)), " "))
+	}()
+	if disturb != nil {
+		s.hold(0, 1500*time.Millisecond)
+		disturb()
+	}
+	s.await("the pack ends", func() bool {
+		select {
+		case text := <-done:
+			s.record.note("zeoraid pack", "%s", text)
+			return true
+		default:
+			return false
+		}
+	})
 	var last raidstorage.TID
 	s.await("the last tid is known", func() bool {
 		var err error
 		last, err = s.operator.LastTID(s.ctx)
 		return err == nil
 	})
-	s.ledger.packing(last)
+	s.ledger.packEnds(last) // also if a start makes it again
 }
 
 func (s *soak) verified() {

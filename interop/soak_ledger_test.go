@@ -35,6 +35,7 @@ type soakLedger struct {
 	through  raidstorage.TID                     // those that are forgotten
 	followed raidstorage.TID                     // what was compared with the log that is served
 	packed   raidstorage.TID                     // no pack has gone further; MaxTID while one goes on
+	packs    int                                 // that go on
 	counters map[raidstorage.OID]int             // in the log that is served
 	garbage  map[raidstorage.OID]bool            // objects that may be dropped as a whole
 	finished int                                 // acknowledged transactions, also the forgotten ones
@@ -169,13 +170,20 @@ func (l *soakLedger) compare(oid raidstorage.OID, v soakVersion) error {
 	return nil
 }
 
-// packing notes that a pack begins, or has ended at through.
-func (l *soakLedger) packing(through raidstorage.TID) {
+// packBegins notes that a pack begins.
+func (l *soakLedger) packBegins() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.packed = max(through, l.packed)
-	if through != raidstorage.MaxTID {
-		l.packed = through
+	l.packs++
+	l.packed = raidstorage.MaxTID
+}
+
+// packEnds notes that it has ended; last is a tid that was given later.
+func (l *soakLedger) packEnds(last raidstorage.TID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.packs--; l.packs == 0 {
+		l.packed = last
 	}
 }
 

@@ -144,9 +144,21 @@ func (s *soak) verb(codes []int, verb string, args ...string) (int, string) {
 	s.await(fmt.Sprintf("zeoraid %s %q ends with a code of %v", verb, args, codes), func() bool {
 		code, out = r.run(s.ctx, s.t, verb, args...)
 		s.record.note("zeoraid "+verb, "%q: code %d: %s", args, code, strings.Join(strings.Fields(out), " "))
-		return slices.Contains(codes, code)
+		return !s.packAgain(out) && slices.Contains(codes, code)
 	})
 	return code, out
+}
+
+// packAgain does what an operator is told to do when a member cannot be recovered from
+// one that an earlier pack has left out, as that was away. It tells whether that was so.
+func (s *soak) packAgain(reason string) bool {
+	if !strings.Contains(reason, "pack again") {
+		return false
+	}
+	s.record.count("packs made again")
+	s.record.note("pack again", "%s", reason)
+	s.pack(nil)
+	return true
 }
 
 // startRunzeo starts Python's server, also if it takes a while until it can listen.
@@ -208,7 +220,9 @@ const soakFile = 4 << 20
 func (s *soak) tidy() {
 	if sizeOf(filepath.Join(s.member("1"), "Data.fs")) > soakFile || sizeOf(filepath.Join(s.member("2"), "Data.fs")) > soakFile {
 		s.faults["pack"]++
+		window := s.record.open("pack")
 		s.packed()
+		window.close()
 	}
 	for _, name := range natives {
 		for _, pattern := range []string{"Data.fs.tr*", "Data.fs.torn*"} {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -232,7 +233,7 @@ func (s *soak) check() {
 // hold lets a fault last for a random time, while Python's clients are listened to. Now
 // and then one of the other kinds comes meanwhile.
 func (s *soak) hold(from, through time.Duration, others ...soakAction) {
-	d := from + rand.N(through-from+1)
+	d := from + time.Duration(s.random.Int64N(int64(through-from)+1))
 	if len(others) > 0 && s.random.IntN(2) == 0 {
 		s.pause(d / 2)
 		a := others[s.random.IntN(len(others))]
@@ -325,9 +326,13 @@ func (s *soak) awaitInSync(names ...string) {
 		return
 	}
 	s.await(fmt.Sprintf("the members %q are in sync", names), func() bool {
-		in := s.inSync()
-		for _, name := range names {
-			if !in[name] {
+		m, err := s.status()
+		if err != nil {
+			return false
+		}
+		for _, b := range m.Backends {
+			if slices.Contains(names, b.Name) && b.State != raidstorage.StateInSync.String() {
+				s.packAgain(b.Reason)
 				return false
 			}
 		}
