@@ -53,6 +53,12 @@ func plantedBugs() []plantedBug {
 		{"a commit is acknowledged before its status is synced", "commit", func(tr *crashTrial, i int, op fsOp) bool {
 			return isSync(op) && tr.followed(i, isAck, isSync)
 		}},
+		{"the status of a deferred transaction is overwritten before its data are synced", "settle", func(tr *crashTrial, i int, op fsOp) bool {
+			return isSync(op) && tr.followed(i, isStatus, isSync)
+		}},
+		{"Flush returns before the statuses are synced", "settle", func(tr *crashTrial, i int, op fsOp) bool {
+			return isSync(op) && tr.followed(i, isAck, isSync)
+		}},
 		{"nothing is synced", "commit", syncOf(func(string) bool { return true })},
 		{"the name of a new file is not synced", "commit", syncOf(func(path string) bool { return path == "." })},
 		{"the index is renamed before it is synced", "index", syncOf(func(path string) bool { return strings.HasSuffix(path, ".index_tmp") })},

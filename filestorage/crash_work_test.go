@@ -104,6 +104,7 @@ func crashWorkloads() map[string]crashWorkload {
 		"pack":   {run: (*crashWork).packs, saveAfter: 4000},
 		"index":  {run: (*crashWork).indexes, saveAfter: 1000},
 		"blob":   {run: (*crashWork).blobs, blobs: true},
+		"settle": {run: (*crashWork).settles},
 	}
 }
 
@@ -340,6 +341,26 @@ func (w *crashWork) blobs() {
 		c.work(2)
 		w.must(s.Pack(context.Background(), raidstorage.PackOptions{Through: through, GC: true}))
 		c.work(2)
+	}
+	w.must(s.Close())
+}
+
+// settles makes many deferred transactions in a row, as a recovery does, which are worked
+// off in the background meanwhile, and flushes now and then.
+func (w *crashWork) settles() {
+	s := w.open()
+	filestorage.SetSettleAfter(s, 2+int(w.seed%5))
+	c := w.committer(s, 0)
+	for range 3 {
+		for range 15 {
+			c.changed = nil
+			tid := c.transaction(true, false, c.store)
+			for _, oid := range c.changed {
+				c.serials[oid] = tid
+			}
+		}
+		w.must(s.Flush(context.Background()))
+		c.acknowledge()
 	}
 	w.must(s.Close())
 }

@@ -159,3 +159,16 @@ func Queued(s *Storage) int {
 	defer s.mu.RUnlock()
 	return len(s.queue)
 }
+
+// SetSettleAfter sets after how many deferred transactions a round begins.
+func SetSettleAfter(s *Storage, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settleAfter = n
+}
+
+// What bounds the rounds.
+const (
+	MaxBatch    = maxBatch
+	MaxDeferred = maxDeferred
+)

@@ -122,6 +122,8 @@ type Storage struct {
 	syncing chan struct{} // held by the one who works the queue off: one slot
 	held    bool          // whether the last round held statuses back; guarded by syncing
 
+	settleAfter int // the constant, but for tests
+
 	// What the index is saved with, see indexsave.go.
 	saveAfter int64
 	saver     sync.WaitGroup
@@ -152,6 +154,7 @@ type Storage struct {
 	replaced map[*source]struct{} // files that iterators still read
 	// What Finish has taken but the disk may not have, see group.go.
 	queue     []*pending
+	settling  bool                      // whether somebody works it off in the background
 	synced    int                       // how many at its beginning are synced, but for their status
 	queuedAt  map[raidstorage.OID]int64 // records that are in it and not shown
 	unsettled []unsettled               // those of it that are shown

@@ -56,14 +56,17 @@ import (
 //     returned, meets an empty queue.
 //
 // A deferred transaction (Meta.Deferred) is shown to readers when it is put into the
-// queue; the queue is worked off by the next Finish that waits, by Flush, or when it
-// is long. Only such a transaction is ever read with status 'c', see unsettled.
+// queue; the queue is worked off by the next Finish that waits, by Flush, or in the
+// background, see settle.go. Only such a transaction is ever read with status 'c', see
+// unsettled.
 
 const (
-	// maxBatch bounds how many statuses are overwritten in one round.
-	maxBatch = 64
+	// maxBatch bounds how many statuses are overwritten in one round. If as many
+	// transactions or more follow one with status 'c' it was finished before, and has
+	// changed since, see scanner.finishes.
+	maxBatch = 1024
 	// maxDeferred and maxDeferredBytes bound the deferred transactions in the queue.
-	maxDeferred      = 1024
+	maxDeferred      = 2 * maxBatch
 	maxDeferredBytes = 64 << 20
 )
 
@@ -74,8 +77,9 @@ type unsettled struct {
 }
 
 // enqueue puts the voted transaction into the queue. The caller holds the commit
-// lock. Once it is there it may be committed, whatever Finish returns.
-func (s *Storage) enqueue(p *pending) (wait bool, err error) {
+// lock. Once it is there it may be committed, whatever Finish returns. wait is the
+// transaction to wait for, nil if there is none.
+func (s *Storage) enqueue(p *pending) (wait *pending, err error) {
 	for i := range p.records {
 		p.records[i].body = payload{} // it is written
 	}
@@ -83,7 +87,7 @@ func (s *Storage) enqueue(p *pending) (wait bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.writableLocked(); err != nil {
-		return false, err // the queue before it has failed
+		return nil, err // the queue before it has failed
 	}
 	// Not before those that it follows.
 	p.shown = p.t.meta.Deferred && s.end == s.tail
@@ -96,12 +100,11 @@ func (s *Storage) enqueue(p *pending) (wait bool, err error) {
 		for i := range p.records {
 			s.queuedAt[p.records[i].oid] = p.records[i].pos
 		}
-		return true, nil
+		return p, nil
 	}
 	s.unsettled = append(s.unsettled, unsettled{p.pos, p.status})
 	s.showLocked(p)
-	first := s.queue[0]
-	return len(s.queue) >= maxDeferred || p.next-first.pos >= maxDeferredBytes, nil
+	return s.settleLocked(p), nil
 }
 
 // showLocked makes a transaction visible.

@@ -70,7 +70,7 @@ func newStorage(path string, opts Options) *Storage {
 		path: path, readOnly: opts.ReadOnly, sync: opts.Durability == Sync, early: opts.SyncEarly, clock: opts.Clock, log: opts.Logger,
 		commit: make(chan struct{}, 1), syncing: make(chan struct{}, 1), following: make(chan struct{}, 1),
 		packing: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
-		dir: osDir{}, dropOld: opts.PackDropOld,
+		dir: osDir{}, dropOld: opts.PackDropOld, settleAfter: settleAfter,
 		saveAfter: opts.SaveIndexAfter, saveDue: make(chan struct{}, 1), naming: make(chan struct{}, 1),
 		spills: make(map[*spill]struct{}), replaced: make(map[*source]struct{}), queuedAt: make(map[raidstorage.OID]int64),
 		index: newIndex(), end: magicLen, tail: magicLen,
@@ -190,6 +190,13 @@ func (s *Storage) load(ctx context.Context, size int64) error {
 	return nil
 }
 
+const (
+	// settleIndexed is how many transactions settleEnd makes durable although they are in
+	// the index file, which is written when they are: the disk may have been another one.
+	settleIndexed = 64
+	settleWindow  = 4 << 10
+)
+
 // settleEnd makes the last transactions durable. If the sync of their Finish failed,
 // their statuses may be on their way to the disk still, or, on systems that forget what
 // they could not write, only in memory; another commit must not build on that. All
@@ -199,9 +206,9 @@ func (s *Storage) settleEnd(finished []txnHeader) error {
 	if s.readOnly || s.end == magicLen || !s.sync && len(finished) == 0 {
 		return nil
 	}
-	w := &window{r: s.f.file, end: s.end, back: true}
-	last := make([]txnHeader, 0, maxBatch)
-	for pos := s.end; pos > magicLen && len(last) < maxBatch; {
+	w := &window{r: s.f.file, end: s.end, back: true, buf: make([]byte, settleWindow)}
+	var last []txnHeader
+	for pos := s.end; pos > magicLen && len(last) < maxBatch && (pos > s.saved || len(last) < settleIndexed); {
 		h, bad, err := w.before(pos)
 		if err != nil {
 			return s.ioError("open", err)

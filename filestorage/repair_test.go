@@ -268,7 +268,7 @@ func TestAStatusThatChangedIsNotCut(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "Data.fs")
 	s := openFor(t, path, filestorage.Options{Durability: filestorage.NoSync})
-	for range 70 {
+	for range filestorage.MaxBatch + 6 {
 		put(t, s, 1, "one")
 	}
 	if err := s.Close(); err != nil {

@@ -230,10 +230,10 @@ func (t *txn) commit(p *pending) error {
 	}
 	wait, err := t.s.enqueue(p)
 	t.end()
-	if err != nil || !wait {
+	if err != nil || wait == nil {
 		return err
 	}
-	return t.s.await(context.Background(), p)
+	return t.s.await(context.Background(), wait)
 }
 
 // Abort implements raidstorage.Txn. Like Finish it waits for the disk only.
