@@ -68,6 +68,7 @@ const (
 	FindingMetadata    FindingKind = "metadata differs"    // user or description
 	FindingMissing     FindingKind = "record missing"      // of a transaction that is there
 	FindingRecord      FindingKind = "record differs"      // its data or blob
+	FindingBlob        FindingKind = "blob missing"        // its record is there
 	FindingObject      FindingKind = "object differs"      // its current revision
 	FindingUnreadable  FindingKind = "cannot be read"      // damaged; the comparison went on without it
 )
@@ -167,7 +168,8 @@ type side struct {
 	failed  bool
 	next    func() (identity, bool, error) // nil if its log is to be read from report.TID on
 	stop    func()
-	id      identity // of the transaction at hand, if more
+	id      identity     // of the transaction at hand, if more
+	noBlob  map[OID]bool // records of it whose blob is not there
 	more    bool
 }
 
