@@ -186,9 +186,8 @@ func (v *verification) run(ctx context.Context) error {
 	}
 	packed := TID(m.horizon.Load())
 	v.report.Through, v.report.Backends = view.last, nil
-	if v.report.Wrong == nil {
-		v.report.Wrong, v.report.Unread = make(map[string]int64), make(map[string]string)
-	}
+	made(&v.report.Wrong) // a report that was saved lacks those that are empty
+	made(&v.report.Unread)
 	for _, s := range view.sessions {
 		v.report.Backends = append(v.report.Backends, s.b.cfg.Name)
 		x := &side{session: s}
@@ -214,6 +213,13 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	return v.degrade(ctx)
+}
+
+// made makes a map if there is none.
+func made[K comparable, V any](m *map[K]V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
 }
 
 // note keeps a finding until settleFindings.
