@@ -308,3 +308,29 @@ func TestScrubStopsNoCommit(t *testing.T) {
 		}
 	})
 }
+
+// What was found before a restart is still known after it, and what comes then is added.
+func TestScrubKeepsItsFindingsOverARestart(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		m := w.start()
+		w.large(m, 50)
+		m.Close()
+		w.forge(1, 5, func(txn *storagetest.LogTransaction) { txn.Records[0].Data = "rotten" })
+		w.scrubbed(time.Minute, 1000)
+		w.cfg.Force = []string{"b1", "b2", "b3"} // the state directory is a new one
+		m = w.start()
+		w.cfg.Force = nil
+		<-time.After(time.Minute + 20*time.Second) // simulated
+		m.Close()
+		w.onNextOpen(func(name string, f *storagetest.FaultyStorage) {
+			if name == "b3" {
+				f.Inject(storagetest.Fault{Call: storagetest.CallNext, After: 1})
+			}
+		})
+		m = w.start()
+		report := scrubRuns(t, m, 1)
+		if report.Wrong["b2"] != 1 || report.Unread["b3"] == "" || report.Findings != 1 || len(report.Listed) != 1 {
+			t.Errorf("the report is %+v", report)
+		}
+	})
+}

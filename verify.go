@@ -68,6 +68,7 @@ const (
 	FindingMetadata    FindingKind = "metadata differs"    // user or description
 	FindingMissing     FindingKind = "record missing"      // of a transaction that is there
 	FindingRecord      FindingKind = "record differs"      // its data or blob
+	FindingBlob        FindingKind = "blob missing"        // its record is there
 	FindingObject      FindingKind = "object differs"      // its current revision
 	FindingUnreadable  FindingKind = "cannot be read"      // damaged; the comparison went on without it
 )
@@ -169,7 +170,8 @@ type side struct {
 	failed  bool
 	next    func() (identity, bool, error) // nil if its log is to be read from report.TID on
 	stop    func()
-	id      identity // of the transaction at hand, if more
+	id      identity     // of the transaction at hand, if more
+	noBlob  map[OID]bool // records of it whose blob is not there
 	more    bool
 }
 
@@ -187,9 +189,8 @@ func (v *verification) run(ctx context.Context) error {
 	v.report.LeftOut = m.notIn(view)
 	packed := TID(m.horizon.Load())
 	v.report.Through, v.report.Backends = view.last, nil
-	if v.report.Wrong == nil {
-		v.report.Wrong, v.report.Unread = make(map[string]int64), make(map[string]string)
-	}
+	made(&v.report.Wrong) // a report that was saved lacks those that are empty
+	made(&v.report.Unread)
 	for _, s := range view.sessions {
 		v.report.Backends = append(v.report.Backends, s.b.cfg.Name)
 		x := &side{session: s}
@@ -227,6 +228,13 @@ func (m *Mirror) notIn(v *view) (names []string) {
 		}
 	}
 	return names
+}
+
+// made makes a map if there is none.
+func made[K comparable, V any](m *map[K]V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
 }
 
 // note keeps a finding until settleFindings.

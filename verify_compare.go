@@ -67,7 +67,7 @@ func (v *verification) compareAt(ctx context.Context, tid TID) error {
 		return nil
 	}
 	first := sides[0]
-	if !slices.ContainsFunc(sides, func(x *side) bool { return !has(x) || x.id.digest != first.id.digest }) {
+	if !slices.ContainsFunc(sides, func(x *side) bool { return !has(x) || x.id.digest != first.id.digest || len(x.noBlob) > 0 }) {
 		return nil
 	}
 	var oids []OID
@@ -111,7 +111,9 @@ func (v *verification) compareRecord(ctx context.Context, all []*side, has func(
 				sum = &d
 			}
 		}
-		if sum == nil {
+		if has(x) && x.noBlob[oid] {
+			sum, kinds[x] = nil, FindingBlob
+		} else if sum == nil {
 			dropped, err := patient(ctx, v, x, func() (bool, error) { return superseded(ctx, x.timely, oid, tid, x.horizon) })
 			if err != nil {
 				v.lost(ctx, x, err)
@@ -146,7 +148,7 @@ func (v *verification) judge(sides []*side, sums []*digest, f Finding, kinds map
 	}
 	// right is what more than half say, or what some say while others say nothing.
 	var right *digest
-	nothing := 2*missing > len(sums)
+	nothing := 2*missing > len(sums) && !blobMissing(kinds)
 	for sum, n := range votes {
 		if 2*n > len(sums) || len(votes) == 1 && !nothing {
 			right = &sum
@@ -163,6 +165,17 @@ func (v *verification) judge(sides []*side, sums []*digest, f Finding, kinds map
 		}
 		v.note(f)
 	}
+}
+
+// blobMissing tells whether some lack a blob. However many do: it was there when the
+// transaction voted.
+func blobMissing(kinds map[*side]FindingKind) bool {
+	for _, kind := range kinds {
+		if kind == FindingBlob {
+			return true
+		}
+	}
+	return false
 }
 
 // compareObjects compares the current records.

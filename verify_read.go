@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"strings"
 	"time"
 )
 
@@ -146,6 +147,7 @@ func (l readLog) Iterate(ctx context.Context, from, through TID) iter.Seq2[*Tran
 	return func(yield func(*Transaction, error) bool) {
 		for txn, err := range l.Storage.Iterate(ctx, from, through) {
 			if err == nil {
+				l.x.noBlob = nil
 				out := *txn
 				out.Records = l.records(txn.Records)
 				txn = &out
@@ -160,23 +162,35 @@ func (l readLog) Iterate(ctx context.Context, from, through TID) iter.Seq2[*Tran
 func (l readLog) records(records iter.Seq2[Record, error]) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for r, err := range records {
-			if open := r.OpenBlob; open != nil {
+			if r.OpenBlob != nil && l.v.opts.Blobs {
+				r.OpenBlob = l.opener(r)
+			} else {
 				r.OpenBlob = nil
-				if l.v.opts.Blobs {
-					r.OpenBlob = func(ctx context.Context) (io.ReadCloser, error) {
-						blob, err := open(ctx)
-						if err != nil {
-							return nil, err
-						}
-						return &pacedBlob{ReadCloser: blob, ctx: ctx, log: l}, nil
-					}
-				}
 			}
 			l.v.reads(l.x, len(r.Data))
 			if !yield(r, err) {
 				return
 			}
 		}
+	}
+}
+
+// opener opens the blob of r. One that is not there is noted, and read as an empty one:
+// the log can be read on.
+func (l readLog) opener(r Record) func(context.Context) (io.ReadCloser, error) {
+	return func(ctx context.Context) (io.ReadCloser, error) {
+		blob, err := r.OpenBlob(ctx)
+		if isA[*NotFoundError](err) {
+			if l.x.noBlob == nil {
+				l.x.noBlob = make(map[OID]bool)
+			}
+			l.x.noBlob[r.OID] = true
+			return io.NopCloser(strings.NewReader("")), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &pacedBlob{ReadCloser: blob, ctx: ctx, log: l}, nil
 	}
 }
 

@@ -3,6 +3,9 @@ package raidstorage_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/filestorage"
 	"github.com/zeoraid/raidstorage/memstorage"
 	"github.com/zeoraid/raidstorage/storagetest"
 )
@@ -227,4 +231,42 @@ func TestVerifyIsSlowAndInNobodysWay(t *testing.T) {
 			t.Errorf("after Close: %v", err)
 		}
 	})
+}
+
+// A blob that is gone is found where it is gone, and what follows is compared too; that
+// most lack it proves nothing.
+func TestVerifyFindsMissingBlobs(t *testing.T) {
+	t.Parallel()
+	var dirs []string
+	cfg := raidstorage.Config{Membership: &raidstorage.MemoryRegister{}, AutoRecover: raidstorage.AutoRecoverOff}
+	for i := range 3 {
+		dirs = append(dirs, t.TempDir())
+		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: name(i), Open: func(ctx context.Context) (raidstorage.Storage, error) {
+			return filestorage.Open(ctx, filepath.Join(dirs[i], "Data.fs"), filestorage.Options{BlobDir: filepath.Join(dirs[i], "blobs")})
+		}})
+	}
+	m := open(t, cfg)
+	for i, content := range []string{"", "a blob"} {
+		storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+			return txn.(raidstorage.BlobTxn).StoreBlob(t.Context(), raidstorage.OID(i+1), 0, []byte("\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."), strings.NewReader(content))
+		})
+	}
+	for i, gone := range []int{2, 1} {
+		found, err := filepath.Glob(filepath.Join(dirs[i], "blobs", "*", "*", "*", "*", "*", "*", "*", fmt.Sprintf("0x%02x", gone), "*.blob"))
+		if err != nil || len(found) != 1 {
+			t.Fatal(found, err)
+		}
+		if err := os.Remove(found[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report := verify(t, m, raidstorage.VerifyOptions{Blobs: true, KeepAll: true})
+	if report.Findings != 2 || report.Wrong["b1"] != 1 || report.Wrong["b2"] != 1 || report.Transactions != 2 || len(report.Unread) > 0 {
+		t.Errorf("the report is %+v", report)
+	}
+	for _, f := range report.Listed {
+		if f.Kind != raidstorage.FindingBlob {
+			t.Errorf("%v", f)
+		}
+	}
 }
