@@ -62,7 +62,9 @@ func (b *backend) hasLeft() bool {
 type session struct {
 	b       *backend
 	storage Storage
-	timely  Storage  // the same with a deadline for each step, for what is not a client's read
+	timely  Storage     // the same with a deadline for each step, for what is not a client's read
+	starter LoadStarter // the storage, if it is one; else nil
+	started startedLoads
 	calls   chan job // what the worker goroutine makes, one after the other
 	quit    chan struct{}
 	idle    chan struct{} // closed when the worker has ended
@@ -82,6 +84,7 @@ func (m *Mirror) newSession(b *backend, storage Storage) *session {
 		quit:  make(chan struct{}),
 		idle:  make(chan struct{}),
 	}
+	s.starter, _ = storage.(LoadStarter)
 	if !m.run(s.work) { // the mirror has closed; so will this session
 		close(s.idle)
 	}
@@ -159,6 +162,7 @@ func (m *Mirror) closeSession(s *session) error {
 	end := func() {
 		s.cancel()
 		err := s.storage.Close() // first: it ends calls under way
+		s.started.end()
 		close(s.quit)
 		<-s.idle
 		done <- err

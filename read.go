@@ -166,13 +166,19 @@ func call[T any](ctx context.Context, m *Mirror, s *session, ask func(context.Co
 	}
 	start := time.Now()
 	value, err := ask(&rc, s)
-	took := int64(time.Since(start))
+	took := time.Since(start)
 	rc.end()
-	if old := s.b.latency.Load(); old != 0 {
+	s.b.timed(took)
+	return value, err
+}
+
+// timed notes how long a read took.
+func (b *backend) timed(d time.Duration) {
+	took := int64(d)
+	if old := b.latency.Load(); old != 0 {
 		took = old + (took-old)/8
 	}
-	s.b.latency.Store(max(took, 1))
-	return value, err
+	b.latency.Store(max(took, 1))
 }
 
 // OpenBlob implements BlobLoader.

@@ -10,7 +10,7 @@ import (
 // Storage is what every backend is, and every Mirror too: a transactional,
 // multi-version store of object records, ZODB's IStorage. What only some
 // storages can do is an optional interface (Undoer, Historian, Packer, GarbageFinder, BlobLoader,
-// Notifier, Truncater, Sizer, RecordIterator), found with Can.
+// Notifier, Truncater, Sizer, RecordIterator, LoadStarter), found with Can.
 //
 // All methods may be called from any goroutine. A method whose context has ended
 // returns the context's error, soon, and leaves no lock held and no goroutine
@@ -240,6 +240,28 @@ type RecordIterator interface {
 	// oid order, deleted ones left out. Objects changed while it runs are yielded in
 	// one of their states. (ZODB: record_iternext.)
 	CurrentRecords(ctx context.Context, from OID) iter.Seq2[Record, error]
+}
+
+// LoadStarter is a storage that can begin a load and answer it later, so that nobody
+// waits for the answer: a server with many loads under way saves a goroutine for each,
+// and the waking of it.
+type LoadStarter interface {
+	// StartLoad begins what LoadBefore does, without waiting, and tells to the answer
+	// later, within a time that the storage bounds. False: nothing was begun and to is
+	// not called, as the storage would have to wait or has the answer at hand; then
+	// LoadBefore will do.
+	StartLoad(oid OID, before TID, to LoadAnswer) bool
+}
+
+// LoadAnswer takes the answer of a load that was started. The storage calls it from a
+// goroutine that does other work, too: its methods must not wait, nor call the storage.
+type LoadAnswer interface {
+	// Loaded is called once, perhaps before StartLoad has returned. What it is given is
+	// what LoadBefore returns.
+	Loaded(rev Revision, err error)
+	// Flush is called once or more often after Loaded, perhaps after other answers, when
+	// the storage has no more of them at hand: then all are to be passed on.
+	Flush()
 }
 
 // Notifier is a storage that others may commit to: through another handle, or

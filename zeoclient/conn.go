@@ -1,6 +1,7 @@
 package zeoclient
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"net"
@@ -12,18 +13,12 @@ import (
 	"github.com/zeoraid/raidstorage/internal/zeowire"
 )
 
-// A connection has two goroutines. The writer takes all frames that callers have put
-// together since its last write and sends them in one; so many calls at the same time
-// cost few system calls. The reader decodes messages and completes calls. What must
+// A connection has two goroutines. The writer writes what callers cannot write at once
+// themselves, see write.go. The reader decodes messages and completes calls. What must
 // happen in the order of the server's messages (the cache, the notifications, the
 // last tid seen) happens in the reader: a reply is taken there, not by its caller.
 
 const (
-	// maxWaiting is how many bytes may wait for the writer before callers do.
-	maxWaiting = 4 << 20
-	// keepAlive is how often an idle connection says something, so that firewalls do
-	// not forget it; ZEO's client does the same.
-	keepAlive = time.Minute
 	// ownFrame is the length from which on a reply's frame is kept, instead of the
 	// data in it being copied.
 	ownFrame = 32 << 10
@@ -46,8 +41,9 @@ type call struct {
 	// heard is how many frames had come when it was made.
 	heard uint64
 
-	done chan struct{} // closed when err is set
+	done chan struct{} // closed when err is set; nil for a startedLoad
 	err  error         // an *exceptionError, or the connection's end
+	load *startedLoad  // what this is the call of, if it is one
 }
 
 // conn is one connection. It never comes back once it has failed.
@@ -57,6 +53,7 @@ type conn struct {
 	raw      net.Conn // nc without its TLS: closing that does not wait
 	encoding zeowire.Encoding
 	timeout  time.Duration // of calls and writes
+	parting  time.Duration // how long close waits for the server
 	events   sink          // called by the reader
 	readOnly bool          // registered so; immutable once connected
 	info     serverInfo    // likewise
@@ -76,16 +73,18 @@ type conn struct {
 	// the reader's, as is registered.
 	early      raidstorage.TID
 	registered bool
+	in         *bufio.Reader            // what the reader reads
+	unflushed  []raidstorage.LoadAnswer // answered, see startload.go; the reader's
 
 	mu        sync.Mutex // guards the fields below
-	out       *zeowire.Writer
 	calls     map[int64]*call
 	downloads map[blobKey]*download
-	room      chan struct{} // closed when the writer has taken out
+	output                  // see write.go
+	watchdog  *time.Timer   // of started loads; nil: there are none
 	idle      chan struct{} // closed when no call waits any more; nil: nobody wants to know
 	err       error         // why it ended
 
-	wake chan struct{} // one slot: there is something in out
+	wake chan struct{} // one slot: there is something for the writer
 	done chan struct{} // closed when err is set
 	wg   sync.WaitGroup
 }
@@ -99,60 +98,6 @@ type sink interface {
 // newCall makes a call; send sends it.
 func (c *conn) newCall(name string, take func(zeowire.Value) error) *call {
 	return &call{id: c.ids.Add(1), name: name, take: take, heard: c.heard.Load(), done: make(chan struct{})}
-}
-
-// send gives the frames that fill encodes to the writer, all at once, and waits for
-// the replies of calls from then on. It waits while too much is queued already.
-func (c *conn) send(ctx context.Context, fill func(*zeowire.Writer) error, calls ...*call) error {
-	for {
-		c.mu.Lock()
-		if c.err != nil {
-			defer c.mu.Unlock()
-			return c.err
-		}
-		if c.out.Len() <= maxWaiting {
-			break
-		}
-		room := c.room
-		c.mu.Unlock()
-		select {
-		case <-room:
-		case <-c.done: // the writer makes no more room
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	defer c.mu.Unlock()
-	return c.queueLocked(fill, calls)
-}
-
-// post is send for the reader and others who must not wait: it is for few bytes.
-func (c *conn) post(fill func(*zeowire.Writer) error, calls ...*call) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return c.err
-	}
-	return c.queueLocked(fill, calls)
-}
-
-func (c *conn) queueLocked(fill func(*zeowire.Writer) error, calls []*call) error {
-	before := c.out.Len()
-	if err := fill(c.out); err != nil {
-		if c.out.Len() != before { // half of it is queued already
-			c.failLocked(err)
-		}
-		return err
-	}
-	for _, k := range calls {
-		c.calls[k.id] = k
-		k.sent = true
-	}
-	select {
-	case c.wake <- struct{}{}:
-	default: // the writer is going to look anyway
-	}
-	return nil
 }
 
 // wait waits for a call that was sent, at most the connection's timeout.
@@ -264,39 +209,4 @@ func (c *conn) own(b []byte) []byte {
 		return b
 	}
 	return bytes.Clone(b)
-}
-
-// write is the writer's goroutine; it ends with the connection.
-func (c *conn) write() {
-	spare := &zeowire.Writer{Encoding: c.encoding}
-	ticker := time.NewTicker(keepAlive)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-c.done:
-			return
-		case <-ticker.C:
-			_ = c.post(func(w *zeowire.Writer) error { return w.Message(zeowire.KeepAlive()) })
-		case <-c.wake:
-		}
-		c.mu.Lock()
-		spare, c.out = c.out, spare
-		close(c.room)
-		c.room = make(chan struct{})
-		c.mu.Unlock()
-		if err := c.flush(spare.Bytes()); err != nil {
-			c.fail(err)
-			return
-		}
-		spare.Reset()
-	}
-}
-
-// flush writes within the timeout: a server that does not read for so long is dead.
-func (c *conn) flush(frames []byte) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return err
-	}
-	_, err := c.nc.Write(frames)
-	return err
 }

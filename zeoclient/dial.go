@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/netio"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
 )
 
@@ -32,7 +33,8 @@ func (o *Options) connect(ctx context.Context, address string, readOnly bool, ev
 	if err != nil {
 		return nil, err
 	}
-	frames, encoding, err := o.shakeHands(ctx, nc)
+	in := bufio.NewReaderSize(nc, 64<<10)
+	frames, encoding, err := o.shakeHands(ctx, nc, in)
 	if err != nil {
 		_ = nc.Close()
 		return nil, err
@@ -42,9 +44,10 @@ func (o *Options) connect(ctx context.Context, address string, readOnly bool, ev
 		raw = secure.NetConn()
 	}
 	c := &conn{
-		server: address, nc: nc, raw: raw, encoding: encoding, timeout: o.CallTimeout, events: events, readOnly: readOnly,
-		out: &zeowire.Writer{Encoding: encoding}, calls: map[int64]*call{}, downloads: map[blobKey]*download{},
-		room: make(chan struct{}), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		server: address, nc: nc, raw: raw, encoding: encoding, timeout: o.CallTimeout, parting: o.parting, events: events, readOnly: readOnly,
+		in: in, calls: map[int64]*call{}, downloads: map[blobKey]*download{},
+		output: output{out: &zeowire.Writer{Encoding: encoding}, spare: &zeowire.Writer{Encoding: encoding}, direct: netio.New(nc)},
+		wake:   make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.wg.Go(c.write)
 	c.wg.Go(func() { c.read(frames) })
@@ -86,7 +89,7 @@ func (o *Options) dial(ctx context.Context, address string) (net.Conn, error) {
 }
 
 // shakeHands agrees on the encoding, which is the one that the server prefers.
-func (o *Options) shakeHands(ctx context.Context, nc net.Conn) (*zeowire.FrameReader, zeowire.Encoding, error) {
+func (o *Options) shakeHands(ctx context.Context, nc net.Conn, in *bufio.Reader) (*zeowire.FrameReader, zeowire.Encoding, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := nc.SetDeadline(deadline); err != nil {
 			return nil, 0, err
@@ -94,7 +97,7 @@ func (o *Options) shakeHands(ctx context.Context, nc net.Conn) (*zeowire.FrameRe
 	}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	frames := zeowire.NewFrameReader(bufio.NewReaderSize(nc, 64<<10), zeowire.MaxHandshake)
+	frames := zeowire.NewFrameReader(in, zeowire.MaxHandshake)
 	body, err := frames.Next()
 	if err != nil {
 		return nil, 0, err

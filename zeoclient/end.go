@@ -10,12 +10,9 @@ import (
 
 // A connection that has failed is closed at once. One that is not needed any more ends
 // gently: its calls end, the server is told that nothing more comes, and what it still
-// sends is read to the end, within closeTime. If it were closed while the server sends,
+// sends is read to the end, within a second. If it were closed while the server sends,
 // sizes after a pack for example, the system would reset it, which Python's server logs
 // as an error; and operators look at errors.
-
-// closeTime bounds how long a server may take to close its end.
-const closeTime = time.Second
 
 // failure returns why the connection ended, nil if it has not.
 func (c *conn) failure() error {
@@ -49,9 +46,20 @@ func (c *conn) endLocked(err error) bool {
 		err = &DisconnectedError{Server: c.server, Err: err}
 	}
 	c.err = err
+	var loads []*startedLoad
 	for _, k := range c.calls {
+		if k.load != nil {
+			loads = append(loads, k.load)
+			continue
+		}
 		k.err = err
 		close(k.done)
+	}
+	if len(loads) > 0 {
+		c.wg.Go(func() { endLoads(loads, err) })
+	}
+	if c.watchdog != nil {
+		c.watchdog.Stop()
 	}
 	for _, d := range c.downloads {
 		d.end(err)
@@ -89,7 +97,7 @@ func (c *conn) close(err error) {
 	first := c.endLocked(err)
 	c.mu.Unlock()
 	if first {
-		limit := time.AfterFunc(closeTime, func() { _ = c.raw.Close() })
+		limit := time.AfterFunc(c.parting, func() { _ = c.raw.Close() })
 		defer limit.Stop()
 		half, ok := c.nc.(interface{ CloseWrite() error }) // of TLS, too: it says goodbye
 		if !ok || half.CloseWrite() != nil {

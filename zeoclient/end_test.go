@@ -43,7 +43,7 @@ func TestCloseHearsTheServerOut(t *testing.T) {
 		}
 		return false
 	})
-	s, err := Open(bounded(t), Options{Addresses: []string{f.address}})
+	s, err := Open(bounded(t), Options{Addresses: []string{f.address}, parting: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

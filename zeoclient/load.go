@@ -27,22 +27,9 @@ func (s *Storage) LoadBefore(ctx context.Context, oid raidstorage.OID, before ra
 func (s *Storage) load(ctx context.Context, c *conn, oid raidstorage.OID, before raidstorage.TID) (raidstorage.Revision, error) {
 	var found raidstorage.Revision
 	later := false
-	k := c.newCall(zeowire.LoadBefore, func(v zeowire.Value) error {
-		if v.IsNone() {
-			later = true
-			return nil
-		}
-		r, err := c.revision(v)
-		if err != nil {
-			return err
-		}
-		if r.Serial >= before || r.Next != 0 && r.Next < before {
-			return violation("a revision of another time")
-		}
-		found = r
-		s.show(max(r.Serial, r.Next))
-		s.cache.loaded(c.epoch, oid, r)
-		return nil
+	k := c.newCall(zeowire.LoadBefore, func(v zeowire.Value) (err error) {
+		found, later, err = s.loaded(c, oid, before, v)
+		return err
 	})
 	err := c.send(ctx, func(w *zeowire.Writer) error {
 		return w.LoadBefore(zeowire.IntID(k.id), oid, before)
@@ -50,11 +37,34 @@ func (s *Storage) load(ctx context.Context, c *conn, oid raidstorage.OID, before
 	if err == nil {
 		err = c.wait(ctx, k)
 	}
+	return s.answer(c, oid, found, later, err)
+}
+
+// loaded reads the reply to a load, in the reader. Later tells that the object is
+// younger.
+func (s *Storage) loaded(c *conn, oid raidstorage.OID, before raidstorage.TID, v zeowire.Value) (found raidstorage.Revision, later bool, err error) {
+	if v.IsNone() {
+		return found, true, nil
+	}
+	r, err := c.revision(v)
+	if err != nil {
+		return found, false, err
+	}
+	if r.Serial >= before || r.Next != 0 && r.Next < before {
+		return found, false, violation("a revision of another time")
+	}
+	s.show(max(r.Serial, r.Next))
+	s.cache.loaded(c.epoch, oid, r)
+	return r, false, nil
+}
+
+// answer is what a load returns after its reply, or an error.
+func (s *Storage) answer(c *conn, oid raidstorage.OID, found raidstorage.Revision, later bool, err error) (raidstorage.Revision, error) {
 	if _, none := raised(err, zeowire.ClassPOSKey, zeowire.ClassKeyError); none || err == nil && later {
 		return raidstorage.Revision{}, &raidstorage.NotFoundError{OID: oid, Later: later}
 	}
 	if err != nil {
-		return raidstorage.Revision{}, c.mapped(k.name, err)
+		return raidstorage.Revision{}, c.mapped(zeowire.LoadBefore, err)
 	}
 	return found, nil
 }

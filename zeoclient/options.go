@@ -46,6 +46,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	writableAgain time.Duration // how often a read-only fallback looks for a writable server
+	parting       time.Duration // how long a server may take to close its end
 }
 
 const (
@@ -53,6 +54,7 @@ const (
 	defaultCallTimeout = 30 * time.Second
 	defaultMaxFrame    = 256 << 20
 	writableAgain      = 30 * time.Second
+	parting            = time.Second
 )
 
 // Validate returns all that is wrong with the options, as *raidstorage.InvalidErrors.
@@ -98,6 +100,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.writableAgain == 0 {
 		o.writableAgain = writableAgain
+	}
+	if o.parting == 0 {
+		o.parting = parting
 	}
 	if o.Name == "" {
 		o.Name = strings.Join(o.Addresses, ",") + "/" + o.Storage

@@ -11,7 +11,11 @@ import (
 // read is the reader's goroutine; it ends with the connection.
 func (c *conn) read(frames *zeowire.FrameReader) {
 	decoder := &zeowire.Decoder{Encoding: c.encoding, MaxItems: maxItems}
+	defer c.flushAnswers()
 	for {
+		if n := len(c.unflushed); n >= maxUnflushed || n > 0 && !zeowire.FrameBuffered(c.in) {
+			c.flushAnswers()
+		}
 		body, err := frames.Next()
 		if err != nil {
 			c.fail(err)
@@ -67,6 +71,8 @@ func (c *conn) reply(m zeowire.Message) error {
 			exc = &zeowire.Exception{}
 		}
 		k.err = &exceptionError{exc: &zeowire.Exception{Class: exc.Class, Args: exc.Args.Clone(), Attrs: exc.Attrs.Clone()}}
+	} else if k.load != nil {
+		violated = k.load.take(m.Args)
 	} else if k.take != nil {
 		violated = k.take(m.Args)
 	}
@@ -75,6 +81,11 @@ func (c *conn) reply(m zeowire.Message) error {
 	}
 	if violated != nil {
 		k.err = violated
+	}
+	if k.load != nil {
+		k.load.done(k.err)
+		c.answered(k.load.to)
+		return violated
 	}
 	if k.then != nil {
 		k.then(k.err)

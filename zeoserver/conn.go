@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/zeoraid/raidstorage/internal/netio"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
 )
 
@@ -72,7 +73,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		slots: make(chan struct{}, s.cfg.MaxInFlight), ends: make(chan struct{}, maxEnding),
 	}
 	c.dead, c.kill = context.WithCancelCause(context.Background())
-	c.out.init(s.cfg.SendBufferBytes, c.cut)
+	c.out.init(s.cfg.SendBufferBytes, netio.New(nc), c.cut)
 	c.slow.init(c)
 	c.blobs.init(c)
 	c.iterators.init()
@@ -149,6 +150,13 @@ func (c *conn) write() {
 		err = errFlush
 	}
 	c.close(c.writeError(err))
+}
+
+// flushDirect sends what is in the outbox, as far as that is possible without waiting.
+func (c *conn) flushDirect() {
+	if err := c.out.flushDirect(); err != nil {
+		c.close(c.writeError(err))
+	}
 }
 
 // writeError is the reason of a connection's end that a write ended with.

@@ -22,6 +22,16 @@ func (k call) reply(v zeowire.Value) {
 	}
 }
 
+// replyNow is reply for a goroutine of its own, which sends it, too, as far as that is
+// possible without waiting.
+func (k call) replyNow(v zeowire.Value) {
+	if k.async {
+		return
+	}
+	k.send(zeowire.ValueReply(k.id, v), k.c.out.sendUnflushed)
+	k.c.flushDirect()
+}
+
 // replyWhenRoom is reply for answers that may be large and many: it waits while the
 // client does not read.
 func (k call) replyWhenRoom(v zeowire.Value) {

@@ -96,6 +96,7 @@ func (t *txn) finish(k call) {
 		return w.Message(zeowire.ValueReply(k.id, zeowire.TID(tid)))
 	})
 	<-ticket.published // soon: those before it are finishing, too
+	c.flushDirect()
 	t.settle()
 	if stale {
 		st.size(c.dead)

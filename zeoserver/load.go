@@ -46,19 +46,26 @@ func (c *conn) loadBefore(k call, args *arguments) error {
 	if err := c.slot(); err != nil {
 		return err
 	}
-	if c.r.beside == 0 {
+	if c.r.beside == 0 || c.store.starter != nil {
 		return c.loadHere(k, oid, before)
 	}
+	c.loadBeside(k, oid, before)
+	return nil
+}
+
+// loadBeside runs a load beside the reader.
+func (c *conn) loadBeside(k call, oid raidstorage.OID, before raidstorage.TID) {
 	c.r.beside--
 	c.wakeWriter()
 	c.group.Go(func() { c.guardedLoad(k, oid, before, false) })
-	return nil
 }
 
 // guardedLoad is load for one who has a slot.
 func (c *conn) guardedLoad(k call, oid raidstorage.OID, before raidstorage.TID, here bool) {
 	defer c.guard(zeowire.LoadBefore)
-	c.load(k, oid, before, here)
+	mark := c.out.beginLoad()
+	rev, err := c.store.storage.LoadBefore(c.dead, oid, before)
+	c.answerLoad(k, mark, oid, before, here, rev, err)
 	<-c.slots
 }
 
@@ -66,43 +73,50 @@ func (c *conn) guardedLoad(k call, oid raidstorage.OID, before raidstorage.TID, 
 // Then the client gets what was current a moment ago, with its end.
 const maxReloads = 16
 
-// load loads and replies, see order.go. Here means that the caller is the reader, which
-// sends the reply itself.
-func (c *conn) load(k call, oid raidstorage.OID, before raidstorage.TID, here bool) {
-	mark := c.out.beginLoad()
+// answerLoad replies to a load with what the storage answered, see order.go, or loads
+// again. Here means that the caller is the reader, which sends the reply itself.
+func (c *conn) answerLoad(k call, mark uint64, oid raidstorage.OID, before raidstorage.TID, here bool, rev raidstorage.Revision, err error) {
 	for try := 0; ; try++ {
-		rev, err := c.store.storage.LoadBefore(c.dead, oid, before)
 		if err != nil {
-			if !c.loadFailed(k, mark, oid, before, err, try) {
-				mark = c.out.remark()
-				continue
+			if c.loadFailed(k, mark, oid, before, err, try) {
+				return
 			}
-			return
-		}
-		c.out.lockForRoom(c.out.forAnswers())
-		if rev.Next == 0 && !c.out.ended {
-			tid, known := c.out.recent.changedLocked(mark, oid, rev.Serial)
-			if !known || (tid != 0 && tid < before && try < maxReloads) {
-				mark = c.out.recent.seq
-				c.out.mu.Unlock()
-				continue
+			mark = c.out.remark()
+		} else {
+			c.out.lockForRoom(c.out.forAnswers())
+			if c.out.ended || c.out.settleLocked(mark, oid, before, &rev, try) {
+				break
 			}
-			rev.Next = tid
+			mark = c.out.recent.seq
+			c.out.mu.Unlock()
 		}
-		c.out.endLoadLocked()
-		err = nil
-		if c.out.openLocked() && !k.async {
-			err = c.out.queue.LoadReply(k.id, rev.Data, rev.Serial, rev.Next)
-			if !here || c.out.queue.Len() >= writeStep {
-				c.out.more.Signal()
-			}
-		}
-		c.out.mu.Unlock()
-		if err != nil {
-			k.fail(err)
-		}
-		return
+		rev, err = c.store.storage.LoadBefore(c.dead, oid, before)
 	}
+	c.out.endLoadLocked()
+	if c.out.openLocked() && !k.async {
+		err = c.out.queue.LoadReply(k.id, rev.Data, rev.Serial, rev.Next)
+		if !here || c.out.queue.Len() >= writeStep {
+			c.out.more.Signal()
+		}
+	}
+	c.out.mu.Unlock()
+	if err != nil {
+		k.fail(err)
+	}
+}
+
+// settleLocked gives a revision that was current the end that it has got since the load
+// began. False: it must be loaded again.
+func (o *outbox) settleLocked(mark uint64, oid raidstorage.OID, before raidstorage.TID, rev *raidstorage.Revision, try int) bool {
+	if rev.Next != 0 {
+		return true
+	}
+	tid, known := o.recent.changedLocked(mark, oid, rev.Serial)
+	if !known || (tid != 0 && tid < before && try < maxReloads) {
+		return false
+	}
+	rev.Next = tid
+	return true
 }
 
 // loadFailed answers a load that found nothing, unless the object came to be

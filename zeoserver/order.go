@@ -120,8 +120,8 @@ func (o *order) voted(c *conn, after raidstorage.TID) *ticket {
 	return t
 }
 
-// finished publishes t, now or after those before it; reply is then sent to the
-// committer. The oids may repeat and are the order's from now on.
+// finished publishes t, now or after those before it; reply is then appended to the
+// committer's outbox, which the caller flushes when t is published. The oids may repeat and are the order's from now on.
 func (o *order) finished(t *ticket, tid raidstorage.TID, oids []raidstorage.OID, reply func(*zeowire.Writer) error) {
 	slices.Sort(oids)
 	oids = slices.Compact(oids)
@@ -217,7 +217,7 @@ func (o *order) publishLocked(t *ticket) {
 	o.queue.add(t.tid, t.oids)
 	o.invalidateLocked(t.tid, t.oids, t.conn)
 	if t.conn != nil {
-		t.conn.out.publish(t.tid, t.oids, t.reply)
+		t.conn.out.publish(t.tid, t.oids, true, t.reply)
 	}
 }
 
@@ -242,7 +242,7 @@ func (o *order) invalidateLocked(tid raidstorage.TID, oids []raidstorage.OID, bu
 			frames[i] = w.Bytes()[4:]
 		}
 		body := frames[i]
-		c.out.publish(tid, oids, func(w *zeowire.Writer) error { return w.Raw(body) })
+		c.out.publish(tid, oids, false, func(w *zeowire.Writer) error { return w.Raw(body) })
 	}
 }
 

@@ -21,104 +21,104 @@ func serving(s raidstorage.Storage) zeoserver.Config {
 
 func TestALoadThatACommitOvertookIsNotCalledCurrent(t *testing.T) {
 	t.Parallel()
-	s := newStall()
-	srv := serve(t, serving(s))
-	writer, reader := srv.connect(t), srv.connect(t)
-	first := writer.commit(write{1, 0, "one"})
-	reader.invalidated()
+	eachWay(t, func(t *testing.T, s *stallStorage, srv *server) {
+		writer, reader := srv.connect(t), srv.connect(t)
+		first := writer.commit(write{1, 0, "one"})
+		reader.invalidated()
 
-	g := newGate(t)
-	hold := func(raidstorage.OID) { g.pass() }
-	s.loaded.Store(&hold)
-	id := reader.begin("loadBefore", oid(1), tid(first+1))
-	<-g.arrived
-	second := writer.commit(write{1, first, "two"})
-	if got, _ := reader.invalidated(); got != second {
-		t.Fatalf("invalidated %v, not %v", got, second)
-	}
-	g.release()
-	v, e := reader.wait(id)
-	if e != nil {
-		t.Fatal(e)
-	}
-	got, serial, end := revision(t, v)
-	if got != "one" || serial != first || end != second {
-		t.Errorf("got %q of %v until %v, want one of %v until %v", got, serial, end, first, second)
-	}
+		g := newGate(t)
+		hold := func(raidstorage.OID) { g.pass() }
+		s.loaded.Store(&hold)
+		id := reader.begin("loadBefore", oid(1), tid(first+1))
+		<-g.arrived
+		second := writer.commit(write{1, first, "two"})
+		if got, _ := reader.invalidated(); got != second {
+			t.Fatalf("invalidated %v, not %v", got, second)
+		}
+		g.release()
+		v, e := reader.wait(id)
+		if e != nil {
+			t.Fatal(e)
+		}
+		got, serial, end := revision(t, v)
+		if got != "one" || serial != first || end != second {
+			t.Errorf("got %q of %v until %v, want one of %v until %v", got, serial, end, first, second)
+		}
+	})
 }
 
 func TestALoadOfTheCurrentRevisionIsDoneAgainAfterACommit(t *testing.T) {
 	t.Parallel()
-	s := newStall()
-	srv := serve(t, serving(s))
-	writer, reader := srv.connect(t), srv.connect(t)
-	first := writer.commit(write{1, 0, "one"})
+	eachWay(t, func(t *testing.T, s *stallStorage, srv *server) {
+		writer, reader := srv.connect(t), srv.connect(t)
+		first := writer.commit(write{1, 0, "one"})
 
-	g := newGate(t)
-	hold := func(raidstorage.OID) { g.pass() }
-	s.loaded.Store(&hold)
-	id := reader.begin("loadBefore", oid(1), tid(raidstorage.MaxTID))
-	<-g.arrived
-	missing := reader.begin("loadBefore", oid(2), tid(raidstorage.MaxTID))
-	if _, e := reader.wait(missing); e == nil || e.Class != zeowire.ClassPOSKey {
-		t.Fatalf("another load was held up: %v", e)
-	}
-	second := writer.commit(write{1, first, "two"})
-	for got := first; got < second; {
-		got, _ = reader.invalidated()
-	}
-	g.release()
-	v, e := reader.wait(id)
-	if e != nil {
-		t.Fatal(e)
-	}
-	if got, serial, end := revision(t, v); got != "two" || serial != second || end != 0 {
-		t.Errorf("got %q of %v until %v, want two of %v", got, serial, end, second)
-	}
+		g := newGate(t)
+		hold := func(raidstorage.OID) { g.pass() }
+		s.loaded.Store(&hold)
+		id := reader.begin("loadBefore", oid(1), tid(raidstorage.MaxTID))
+		<-g.arrived
+		missing := reader.begin("loadBefore", oid(2), tid(raidstorage.MaxTID))
+		if _, e := reader.wait(missing); e == nil || e.Class != zeowire.ClassPOSKey {
+			t.Fatalf("another load was held up: %v", e)
+		}
+		second := writer.commit(write{1, first, "two"})
+		for got := first; got < second; {
+			got, _ = reader.invalidated()
+		}
+		g.release()
+		v, e := reader.wait(id)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if got, serial, end := revision(t, v); got != "two" || serial != second || end != 0 {
+			t.Errorf("got %q of %v until %v, want two of %v", got, serial, end, second)
+		}
+	})
 }
 
 func TestALoadOfTheCommittersOwnIsOrderedByItsFinish(t *testing.T) {
 	t.Parallel()
-	s := newStall()
-	srv := serve(t, serving(s))
-	c := srv.connect(t)
-	first := c.commit(write{1, 0, "one"})
-	g := newGate(t)
-	hold := func(raidstorage.OID) { g.pass() }
-	s.loaded.Store(&hold)
-	id := c.begin("loadBefore", oid(1), tid(first+1))
-	<-g.arrived
-	second := c.commit(write{1, first, "two"})
-	g.release()
-	v, e := c.wait(id)
-	if e != nil {
-		t.Fatal(e)
-	}
-	if _, serial, end := revision(t, v); serial != first || end != second {
-		t.Errorf("got %v until %v, want %v until %v", serial, end, first, second)
-	}
+	eachWay(t, func(t *testing.T, s *stallStorage, srv *server) {
+		c := srv.connect(t)
+		first := c.commit(write{1, 0, "one"})
+		g := newGate(t)
+		hold := func(raidstorage.OID) { g.pass() }
+		s.loaded.Store(&hold)
+		id := c.begin("loadBefore", oid(1), tid(first+1))
+		<-g.arrived
+		second := c.commit(write{1, first, "two"})
+		g.release()
+		v, e := c.wait(id)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if _, serial, end := revision(t, v); serial != first || end != second {
+			t.Errorf("got %v until %v, want %v until %v", serial, end, first, second)
+		}
+	})
 }
 
 func TestAnObjectCreatedWhileItIsLoadedIsFound(t *testing.T) {
 	t.Parallel()
-	s := newStall()
-	srv := serve(t, serving(s))
-	writer, reader := srv.connect(t), srv.connect(t)
-	g := newGate(t)
-	hold := func(raidstorage.OID) { g.pass() }
-	s.loaded.Store(&hold)
-	id := reader.begin("loadBefore", oid(1), tid(raidstorage.MaxTID))
-	<-g.arrived
-	writer.commit(write{1, 0, "one"})
-	reader.invalidated()
-	g.release()
-	v, e := reader.wait(id)
-	if e != nil {
-		t.Fatal(e)
-	}
-	if got, _, _ := revision(t, v); got != "one" {
-		t.Errorf("got %q", got)
-	}
+	eachWay(t, func(t *testing.T, s *stallStorage, srv *server) {
+		writer, reader := srv.connect(t), srv.connect(t)
+		g := newGate(t)
+		hold := func(raidstorage.OID) { g.pass() }
+		s.loaded.Store(&hold)
+		id := reader.begin("loadBefore", oid(1), tid(raidstorage.MaxTID))
+		<-g.arrived
+		writer.commit(write{1, 0, "one"})
+		reader.invalidated()
+		g.release()
+		v, e := reader.wait(id)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if got, _, _ := revision(t, v); got != "one" {
+			t.Errorf("got %q", got)
+		}
+	})
 }
 
 func TestOverlappingFinishesArePublishedInOrder(t *testing.T) {
@@ -198,33 +198,33 @@ func TestRandomOrder(t *testing.T) {
 	t.Parallel()
 	const seed, objects, writers, commits = 20261125, 5, 3, 60
 	t.Logf("seed %d", seed)
-	s := newStall()
-	srv := serve(t, serving(s))
-	setup := srv.connect(t)
-	var all []write
-	for o := range uint64(objects) {
-		all = append(all, write{o + 1, 0, "start"})
-	}
-	start := setup.commit(all...)
-	var group sync.WaitGroup
-	done := make(chan struct{})
-	for n := range 3 {
-		c := srv.connect(t)
-		group.Go(func() { c.watch(n, objects, start, done) })
-	}
-	var work sync.WaitGroup
-	for n := range writers {
-		c := srv.connect(t)
-		work.Go(func() {
-			random := rand.New(rand.NewPCG(seed, uint64(n)))
-			for i := range commits {
-				c.changeOne(random, objects, fmt.Sprint(n, i))
-			}
-		})
-	}
-	work.Wait()
-	close(done)
-	group.Wait()
+	eachWay(t, func(t *testing.T, s *stallStorage, srv *server) {
+		setup := srv.connect(t)
+		var all []write
+		for o := range uint64(objects) {
+			all = append(all, write{o + 1, 0, "start"})
+		}
+		start := setup.commit(all...)
+		var group sync.WaitGroup
+		done := make(chan struct{})
+		for n := range 3 {
+			c := srv.connect(t)
+			group.Go(func() { c.watch(n, objects, start, done) })
+		}
+		var work sync.WaitGroup
+		for n := range writers {
+			c := srv.connect(t)
+			work.Go(func() {
+				random := rand.New(rand.NewPCG(seed, uint64(n)))
+				for i := range commits {
+					c.changeOne(random, objects, fmt.Sprint(n, i))
+				}
+			})
+		}
+		work.Wait()
+		close(done)
+		group.Wait()
+	})
 }
 
 // changeOne commits a change of one object, or fails with a conflict.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/zeoraid/raidstorage/internal/netio"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
 )
 
@@ -16,19 +17,23 @@ var errSlow = errors.New("the client does not read what is sent to it")
 // writeStep is how many bytes a client must take within the write timeout.
 const writeStep = 256 << 10
 
-// outbox is what waits to be sent on one connection. Everybody appends whole frames;
-// one goroutine, the writer or the reader, takes all there is and writes it at once. Those who can wait, the
+// outbox is what waits to be sent on one connection. Everybody appends whole frames; one
+// goroutine takes all there is and writes it at once: the writer, which may wait for the
+// client, or whoever has brought replies, as far as the system takes it without waiting. Those who can wait, the
 // answers to what the client asked for, wait for room; what cannot wait, such as
 // invalidations, fails the connection when there is too much.
 type outbox struct {
-	limit int    // bytes, of what waits and what is being written
-	cut   func() // ends the connection of a client that is too slow; it takes no locks
+	limit  int           // bytes, of what waits and what is being written
+	direct *netio.Direct // of who writes; nil: only those who may wait can write
+	cut    func()        // ends the connection of a client that is too slow; it takes no locks
 
 	mu      sync.Mutex // guards the fields below; never held while writing
 	more    sync.Cond  // there is something to write, or the end
 	room    sync.Cond  // something was written, or the end
 	queue   *zeowire.Writer
 	spare   *zeowire.Writer // nil while somebody writes
+	rest    *zeowire.Writer // what the writer is to go on with; spare is nil then
+	sent    int             // bytes of rest that are written
 	writing int             // bytes that were taken for writing
 	waiters int             // of room
 	ended   bool
@@ -36,8 +41,8 @@ type outbox struct {
 	recent  recent
 }
 
-func (o *outbox) init(limit int, cut func()) {
-	o.limit, o.cut = limit, cut
+func (o *outbox) init(limit int, direct *netio.Direct, cut func()) {
+	o.limit, o.direct, o.cut = limit, direct, cut
 	o.more.L, o.room.L = &o.mu, &o.mu
 	// Handshakes are raw frames, the same in both encodings.
 	o.queue = &zeowire.Writer{Encoding: zeowire.Pickle}
@@ -68,6 +73,16 @@ func (o *outbox) sendLocked(encode func(w *zeowire.Writer) error) (bool, error) 
 	err := encode(o.queue)
 	o.more.Signal()
 	return true, err
+}
+
+// sendUnflushed is send for one who calls flushDirect soon.
+func (o *outbox) sendUnflushed(encode func(w *zeowire.Writer) error) (bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.openLocked() {
+		return false, nil
+	}
+	return true, encode(o.queue)
 }
 
 // openLocked tells whether more may be appended.
@@ -129,19 +144,22 @@ func (o *outbox) wake() {
 // write is the writer: it returns after end, or when the client cannot be written to.
 func (o *outbox) write(nc net.Conn, timeout time.Duration) error {
 	for {
-		w := o.take()
+		w, from := o.take()
 		if w == nil {
 			return nil
 		}
-		if err := o.put(w, nc, timeout); err != nil {
+		if err := o.putBack(w, writeAll(nc, w.Bytes()[from:], timeout)); err != nil {
 			return err
 		}
 	}
 }
 
-// flush writes what is there, for the reader. What somebody else is about to write is
-// left to them.
+// flush writes what is there, for the reader. What somebody else is about to write, or
+// would have to wait for, is left to them.
 func (o *outbox) flush(nc net.Conn, timeout time.Duration) error {
+	if o.direct != nil {
+		return o.flushDirect()
+	}
 	o.mu.Lock()
 	if o.queue.Len() == 0 || o.spare == nil || o.ended {
 		o.mu.Unlock()
@@ -149,12 +167,36 @@ func (o *outbox) flush(nc net.Conn, timeout time.Duration) error {
 	}
 	w := o.takeLocked()
 	o.mu.Unlock()
-	return o.put(w, nc, timeout)
+	return o.putBack(w, writeAll(nc, w.Bytes(), timeout))
 }
 
-// put writes what was taken.
-func (o *outbox) put(w *zeowire.Writer, nc net.Conn, timeout time.Duration) error {
-	err := writeAll(nc, w.Bytes(), timeout)
+// flushDirect writes what is there as far as that is possible without waiting.
+func (o *outbox) flushDirect() error {
+	o.mu.Lock()
+	if o.queue.Len() == 0 || o.spare == nil || o.ended { // whoever writes goes on with it
+		o.mu.Unlock()
+		return nil
+	}
+	if o.direct == nil {
+		o.more.Signal()
+		o.mu.Unlock()
+		return nil
+	}
+	w := o.takeLocked()
+	o.mu.Unlock()
+	n, err := o.direct.TryWrite(w.Bytes())
+	if err == nil && n < w.Len() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.rest, o.sent = w, n
+		o.more.Signal()
+		return nil
+	}
+	return o.putBack(w, err)
+}
+
+// putBack gives back what was taken and written.
+func (o *outbox) putBack(w *zeowire.Writer, err error) error {
 	w.Reset()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -167,7 +209,7 @@ func (o *outbox) put(w *zeowire.Writer, nc net.Conn, timeout time.Duration) erro
 		o.room.Broadcast()
 	}
 	if o.queue.Len() > 0 || o.ended {
-		o.more.Signal() // if it was the reader who wrote
+		o.more.Signal() // if it was not the writer who wrote
 	}
 	if o.slow {
 		return errSlow
@@ -175,20 +217,25 @@ func (o *outbox) put(w *zeowire.Writer, nc net.Conn, timeout time.Duration) erro
 	return err
 }
 
-// take waits for something to write and takes all of it; nil at the end.
-func (o *outbox) take() *zeowire.Writer {
+// take waits for something to write and takes all of it; nil at the end. The first bytes
+// may be written already.
+func (o *outbox) take() (w *zeowire.Writer, written int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for waited := false; ; {
-		for o.queue.Len() == 0 || o.spare == nil {
+		for o.rest == nil && (o.queue.Len() == 0 || o.spare == nil) {
 			if o.ended && o.spare != nil {
-				return nil
+				return nil, 0
 			}
 			o.more.Wait()
 			waited = true
 		}
+		if w := o.rest; w != nil {
+			o.rest = nil
+			return w, o.sent
+		}
 		if !waited {
-			return o.takeLocked()
+			return o.takeLocked(), 0
 		}
 		// Loads that are running will answer in a moment: their replies share the
 		// write, which costs more than all else. Measured: 1.3 times the loads per
@@ -214,7 +261,8 @@ func (o *outbox) tooSlow() bool {
 	return o.slow
 }
 
-// writeAll writes b in steps, each with the full time.
+// writeAll writes b in steps, each with the full time. Then there is no deadline any
+// more, which flushDirect would run into.
 func writeAll(nc net.Conn, b []byte, timeout time.Duration) error {
 	for len(b) > 0 {
 		n := min(len(b), writeStep)
@@ -226,5 +274,5 @@ func writeAll(nc net.Conn, b []byte, timeout time.Duration) error {
 		}
 		b = b[n:]
 	}
-	return nil
+	return nc.SetWriteDeadline(time.Time{})
 }

@@ -22,7 +22,10 @@ import (
 // and when it sees it at the same thing twice, another goroutine goes on reading. The
 // late one ends with what it is at: a reply needs no reader.
 //
-// From a storage that takes a while for each load, because it is far away, say, several
+// A storage that can begin a load and answer later, a raidstorage.LoadStarter, is asked to:
+// then nobody waits, see startload.go.
+//
+// From another storage that takes a while for each load, because it is far away, say, several
 // objects are loaded at the same time, each in a goroutine of its own, for a number of
 // loads; then the reader tries again.
 
@@ -178,14 +181,28 @@ func (c *conn) flush() error {
 	return err
 }
 
-// loadHere runs a load in the reader's goroutine.
+// loadHere starts a load, or runs it, in the reader's goroutine.
 func (c *conn) loadHere(k call, oid raidstorage.OID, before raidstorage.TID) error {
+	here := c.r.beside == 0
 	start := time.Now()
 	turn := c.watch.enter()
-	c.guardedLoad(k, oid, before, true)
+	started := c.startLoad(k, oid, before)
+	if !started && here {
+		c.guardedLoad(k, oid, before, true)
+	}
 	if !c.watch.leave(turn) {
+		if !started && !here {
+			c.guardedLoad(k, oid, before, false)
+		}
 		c.out.wake()
 		return errHandedOver
+	}
+	if started {
+		return nil
+	}
+	if !here {
+		c.loadBeside(k, oid, before)
+		return nil
 	}
 	c.r.unsent = true
 	if time.Since(start) > slowLoad {

@@ -27,14 +27,18 @@ type publication struct {
 // maxRecent bounds what is remembered for the slowest load.
 const maxRecent = 1024
 
-// publish appends a publication.
-func (o *outbox) publish(tid raidstorage.TID, oids []raidstorage.OID, encode func(*zeowire.Writer) error) {
+// publish appends a publication. It is sent by the writer, or, if it is the committer's
+// own, by who finishes.
+func (o *outbox) publish(tid raidstorage.TID, oids []raidstorage.OID, own bool, encode func(*zeowire.Writer) error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if encode != nil {
-		if ok, err := o.sendLocked(encode); !ok || err != nil {
+		if !o.openLocked() || encode(o.queue) != nil {
 			o.endLocked()
 			return
+		}
+		if !own {
+			o.more.Signal()
 		}
 	}
 	r := &o.recent

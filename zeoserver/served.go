@@ -14,6 +14,7 @@ import (
 type served struct {
 	name    string
 	storage raidstorage.Storage
+	starter raidstorage.LoadStarter // the storage, if it is one; else nil
 	order   *order
 	turn    turn
 	stats   stats
@@ -30,6 +31,7 @@ type stats struct {
 // the log ends, so that nothing is missed.
 func serveStorage(ctx context.Context, name string, s raidstorage.Storage, cfg *Config) (*served, error) {
 	st := &served{name: name, storage: s, order: newOrder(cfg.InvalidationQueueSize), turn: turn{clock: cfg.Clock}}
+	st.starter, _ = s.(raidstorage.LoadStarter)
 	logger := cfg.Logger.With("storage", name)
 	st.order.onDisorder = func(tid, last raidstorage.TID) {
 		logger.Error("a transaction became known too late; all clients must verify their caches", "tid", tid.String(), "last", last.String())

@@ -78,7 +78,7 @@ func (t *txn) runVote(ctx context.Context, k call, place *turnWaiter) {
 		t.timer = time.AfterFunc(limit, t.timeout)
 	}
 	t.mu.Unlock()
-	k.reply(answer)
+	k.replyNow(answer)
 }
 
 // timeout drops a client that holds the lock for too long.

@@ -19,16 +19,19 @@ func starters() []string {
 		"admin/jobs.go start",                       // Server.Shutdown waits
 		"cmd/zeoraid/serve.go serveAll",             // waits itself
 		"internal/loadgen/loadgen.go measure",       // waits itself
-		"zeoclient/conn.go spawn",                   // conn.close waits
+		"zeoclient/end.go endLocked",                // conn.close waits
+		"zeoclient/end.go spawn",                    // conn.close waits
+		"zeoclient/startload.go watchLoads",         // conn.close waits
 		"zeoclient/dial.go connect",                 // conn.close waits
 		"zeoclient/storage.go Open",                 // Storage.Close waits
 		"zeoserver/conn.go serve",                   // waits itself
 		"zeoserver/conn.go spawn",                   // conn.serve waits
 		"zeoserver/lane.go add",                     // conn.serve waits
-		"zeoserver/load.go loadBefore",              // conn.serve waits
+		"zeoserver/load.go loadBeside",              // conn.serve waits
 		"zeoserver/pack.go packLater",               // Server.Close waits
 		"zeoserver/reader.go handOver",              // conn.serve waits
 		"zeoserver/server.go admit",                 // Server.Close waits
+		"zeoserver/startload.go Loaded",             // conn.serve waits
 		"zeoserver/server.go Shutdown",              // waits itself
 		"filestorage/early.go startEarly",           // Storage.Close waits
 		"filestorage/indexsave.go askForSaveLocked", // Storage.Close waits
