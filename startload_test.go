@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -119,7 +120,7 @@ func TestStartedLoadsShowWhatIsAcknowledged(t *testing.T) {
 			_, err := commit(m, 1, "two")
 			done <- err
 		}()
-		time.Sleep(time.Second) // simulated: b1 has finished
+		synctest.Wait() // b1 has finished
 		for range 4 {
 			wantLater(t, m, 1, "one")
 		}
