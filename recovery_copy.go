@@ -7,14 +7,17 @@ import (
 	"time"
 )
 
-// chunk is how much of the log is read from one source before another one's turn.
+// A chunk is how much of the log is read from one source before another one's turn. A
+// source that is alone is read on, so that it need not find where each chunk begins.
 const (
 	chunkTransactions = 256
 	chunkBytes        = 8 << 20
 )
 
 // copyThrough copies the transactions after r.last up to through, and tells how
-// many they were. A source that fails is dropped and another one takes over.
+// many they were. A source that fails is dropped and another one takes over. When it
+// returns without an error, what it copied is durable: the record must not name a target
+// that could lose it (V4). Meanwhile a Flusher syncs in its own time.
 func (r *recovery) copyThrough(ctx context.Context, through TID, each time.Duration) (n int, err error) {
 	for r.last < through {
 		source, err := r.source()
@@ -36,19 +39,19 @@ func (r *recovery) copyThrough(ctx context.Context, through TID, each time.Durat
 			return n, fmt.Errorf("the log of %s ends before %v", source.b.cfg.Name, through)
 		}
 	}
+	f, err := Can[Flusher](r.target.storage)
+	if err != nil {
+		return n, nil // each transaction is durable
+	}
+	_, err = within(ctx, each, func(ctx context.Context) (struct{}, error) { return struct{}{}, f.Flush(ctx) })
+	if err != nil {
+		return n, fmt.Errorf("flush: %w", err)
+	}
 	return n, nil
 }
 
-// copyChunk copies up to a chunk from one source. When it returns, what it copied is
-// durable: the record must not name a target that could lose it.
-func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, each time.Duration, n *int) (err error) {
-	if f, e := Can[Flusher](r.target.storage); e == nil {
-		defer func() {
-			if err == nil {
-				err = f.Flush(ctx)
-			}
-		}()
-	}
+// copyChunk copies up to a chunk from one source.
+func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, each time.Duration, n *int) error {
 	var bytes int64
 	for txn, err := range source.timely.Iterate(ctx, r.last+1, through) {
 		if err != nil {
@@ -58,7 +61,7 @@ func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, 
 			return err
 		}
 		*n++
-		if *n%chunkTransactions == 0 || bytes > chunkBytes {
+		if (*n%chunkTransactions == 0 || bytes > chunkBytes) && r.sources.takeTurns(r.m.view.Load()) {
 			break
 		}
 	}
@@ -72,7 +75,7 @@ func (r *recovery) copyOne(ctx context.Context, source *session, txn *Transactio
 	var size int64
 	var weight weighed
 	counted := *txn
-	counted.Deferred = true // copyChunk flushes
+	counted.Deferred = true // copyThrough flushes
 	counted.Records = func(yield func(Record, error) bool) {
 		for rec, err := range txn.Records {
 			if err != nil {

@@ -67,6 +67,17 @@ func (f *sources) usable(s *session) bool {
 	return known && !f.failed[s]
 }
 
+// takeTurns tells whether there is another source than the one that is read.
+func (f *sources) takeTurns(v *view) bool {
+	n := 0
+	for _, s := range v.sessions {
+		if f.usable(s) && *f.chosen == f.known[s] {
+			n++
+		}
+	}
+	return n != 1 // none: the present one has left, and source tells what follows
+}
+
 // source returns a session to read the log from: each of those that were packed alike
 // in turn; at first one that the last pack has not left unpacked, if there is one.
 // errPackedApart if there are only others.
