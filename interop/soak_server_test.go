@@ -144,20 +144,31 @@ func (s *soak) verb(codes []int, verb string, args ...string) (int, string) {
 	s.await(fmt.Sprintf("zeoraid %s %q ends with a code of %v", verb, args, codes), func() bool {
 		code, out = r.run(s.ctx, s.t, verb, args...)
 		s.record.note("zeoraid "+verb, "%q: code %d: %s", args, code, strings.Join(strings.Fields(out), " "))
-		return !s.packAgain(out) && slices.Contains(codes, code)
+		return !s.operate(out) && slices.Contains(codes, code)
 	})
 	return code, out
 }
 
-// packAgain does what an operator is told to do when a member cannot be recovered from
-// one that an earlier pack has left out, as that was away. It tells whether that was so.
-func (s *soak) packAgain(reason string) bool {
-	if !strings.Contains(reason, "pack again") {
+// operate does what an operator must, and tells whether there was anything:
+//
+//   - pack again, where a member cannot be recovered from one that an earlier pack has
+//     left out, as that was away
+//   - start Python's server again, whose file storage closes itself when a finish fails,
+//     as on a full disk
+func (s *soak) operate(reason string) bool {
+	switch {
+	case strings.Contains(reason, "pack again"):
+		s.record.count("packs made again")
+		s.record.note("pack again", "%s", reason)
+		s.pack(nil)
+	case strings.Contains(reason, "closed file"):
+		s.record.count("runzeo started again")
+		s.record.note("runzeo started again", "%s", reason)
+		s.memberRestarted()
+		s.verb([]int{0, 2}, "recover", "z")
+	default:
 		return false
 	}
-	s.record.count("packs made again")
-	s.record.note("pack again", "%s", reason)
-	s.pack(nil)
 	return true
 }
 
