@@ -36,7 +36,7 @@ func starters() []string {
 		"filestorage/early.go startEarly",           // Storage.Close waits
 		"filestorage/indexsave.go askForSaveLocked", // Storage.Close waits
 		"filestorage/pack_mark.go follow",           // waits itself
-		"filestorage/settle.go settleLocked",         // Storage.Close waits
+		"filestorage/settle.go settleLocked",        // Storage.Close waits
 		"filestorage/pack_out.go newPackOut",        // packOut.stop waits; Pack always calls it
 	}
 }
