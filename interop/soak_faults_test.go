@@ -4,6 +4,7 @@ package interop_test
 
 import (
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -32,6 +33,8 @@ func soakActions() []soakAction {
 		soakAction{"native disk full", members, (*soak).nativeFull},
 		soakAction{"native emptied", members, (*soak).nativeEmptied},
 		soakAction{"runzeo emptied", members, (*soak).memberEmptied},
+		soakAction{"serve killed in pack", members, func(s *soak) { s.pack(s.serveKilled) }},
+		soakAction{"runzeo killed in pack", members, func(s *soak) { s.pack(s.memberRestarted) }},
 		soakAction{"disabled", members, (*soak).disabled},
 		soakAction{"last copy", members, (*soak).lastCopy},
 		soakAction{"stale copy", members, (*soak).staleCopy},
@@ -55,6 +58,11 @@ func (s *soak) memberKilled() {
 	s.hold(200*time.Millisecond, 3*time.Second, soakEvents()...)
 	s.startRunzeo()
 	s.help("z")
+}
+
+func (s *soak) memberRestarted() {
+	s.runzeo.stop(s.ctx, s.t)
+	s.startRunzeo()
 }
 
 // help has an operator bring a member back, now and then: else that may take until the
@@ -174,18 +182,38 @@ func (s *soak) serveStopped() {
 	signalProcess(s.t, s.serve, syscall.SIGCONT)
 }
 
-// packed packs, now and then with the server or a member dying meanwhile. Then the pack
-// may have failed.
-func (s *soak) packed() {
-	s.ledger.packing(raidstorage.MaxTID)
-	s.verb([]int{0, 2}, "pack", "-quiet")
+// packed packs. If a member is away, or dies, the pack may fail.
+func (s *soak) packed() { s.pack(nil) }
+
+// pack packs while something else happens.
+func (s *soak) pack(disturb func()) {
+	s.ledger.packBegins()
+	cmd := exec.CommandContext(s.ctx, s.program, "pack", "-admin", "http://"+s.settings.admin, "-quiet")
+	done := make(chan string, 1)
+	go func() { // ends with the command
+		out, err := cmd.CombinedOutput()
+		done <- fmt.Sprintf("%v %s", err, strings.Join(strings.Fields(string(out)), " "))
+	}()
+	if disturb != nil {
+		s.hold(0, 1500*time.Millisecond)
+		disturb()
+	}
+	s.await("the pack ends", func() bool {
+		select {
+		case text := <-done:
+			s.record.note("zeoraid pack", "%s", text)
+			return true
+		default:
+			return false
+		}
+	})
 	var last raidstorage.TID
 	s.await("the last tid is known", func() bool {
 		var err error
 		last, err = s.operator.LastTID(s.ctx)
 		return err == nil
 	})
-	s.ledger.packing(last)
+	s.ledger.packEnds(last) // also if a start makes it again
 }
 
 func (s *soak) verified() {
@@ -209,97 +237,6 @@ func (s *soak) reloaded() {
 	s.settings.quorum = 1
 	s.configure()
 	s.verb([]int{0}, "reload")
-}
-
-// lastCopy starts the server with only one of the members that are in sync. It has all
-// that was acknowledged, whichever it is and whenever that was.
-func (s *soak) lastCopy() {
-	survivor := members[s.random.IntN(len(members))]
-	slow := s.random.IntN(2) == 0 && survivor == "z"
-	if slow { // it has not got the last ones, so that they are not acknowledged
-		s.proxy.set(true, false)
-		s.pause(soakDeadline / 4)
-	}
-	s.killServe()
-	s.proxy.set(false, true)
-	away := func(hidden bool) {
-		for _, name := range natives {
-			if name != survivor {
-				s.hide(name, hidden)
-			}
-		}
-	}
-	away(true)
-	if survivor == "z" {
-		s.proxy.set(false, false)
-	}
-	err := s.tryServe(soakPatience)
-	if err != nil && (!slow || !strings.Contains(err.Error(), "cannot start")) {
-		s.t.Fatalf("with only %s: %v", survivor, err)
-	}
-	if err == nil {
-		s.awaitCommits(10)
-	}
-	away(false)
-	s.proxy.set(false, false)
-	if err != nil { // it was dropped before the kill
-		s.mustServe()
-	}
-	s.bringBack(survivor)
-}
-
-// bringBack recovers the members that were away. They may have a transaction that was
-// not acknowledged, and that the one that survived had not got: then an operator must
-// give it up.
-func (s *soak) bringBack(survivor string) {
-	for _, name := range members {
-		if name == survivor {
-			continue
-		}
-		code, out := s.verb([]int{0, 2}, "recover", name, "-wait", "-quiet")
-		if code == 0 {
-			continue
-		}
-		s.record.count("diverged members")
-		if !strings.Contains(out, "diverged") {
-			s.fault("recovery of %s: %s", name, out)
-		}
-		if name == "z" {
-			s.runzeo.stop(s.ctx, s.t)
-			s.runzeo.clear(s.t)
-			s.startRunzeo()
-			s.verb([]int{0}, "recover", name, "-wait", "-quiet")
-		} else {
-			s.verb([]int{0}, "recover", name, "-rollback", "-wait", "-quiet")
-		}
-	}
-}
-
-// staleCopy starts the server with nothing but a member that lacks what was acknowledged
-// since it was dropped: it must not serve.
-func (s *soak) staleCopy() {
-	s.proxy.set(false, true)
-	s.await("z is dropped", func() bool { return !s.inSync()["z"] })
-	s.awaitCommits(5)
-	s.killServe()
-	for _, name := range natives {
-		s.hide(name, true)
-	}
-	s.proxy.set(false, false)
-	if err := s.tryServe(2 * soakDeadline); err == nil {
-		s.fault("the server serves a member that lacks acknowledged transactions")
-	} else {
-		s.record.note("stale copy", "%v", err)
-	}
-	select {
-	case <-s.serve.ended:
-	default:
-		s.killServe()
-	}
-	for _, name := range natives {
-		s.hide(name, false)
-	}
-	s.mustServe()
 }
 
 // soakStandstill is the longest time that commits may stand still for faults of

@@ -3,7 +3,6 @@
 package interop_test
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -35,6 +34,7 @@ type soakLedger struct {
 	through  raidstorage.TID                     // those that are forgotten
 	followed raidstorage.TID                     // what was compared with the log that is served
 	packed   raidstorage.TID                     // no pack has gone further; MaxTID while one goes on
+	packs    int                                 // that go on
 	counters map[raidstorage.OID]int             // in the log that is served
 	garbage  map[raidstorage.OID]bool            // objects that may be dropped as a whole
 	finished int                                 // acknowledged transactions, also the forgotten ones
@@ -169,58 +169,21 @@ func (l *soakLedger) compare(oid raidstorage.OID, v soakVersion) error {
 	return nil
 }
 
-// packing notes that a pack begins, or has ended at through.
-func (l *soakLedger) packing(through raidstorage.TID) {
+// packBegins notes that a pack begins.
+func (l *soakLedger) packBegins() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.packed = max(through, l.packed)
-	if through != raidstorage.MaxTID {
-		l.packed = through
-	}
+	l.packs++
+	l.packed = raidstorage.MaxTID
 }
 
-// logged is a transaction of ours in a log.
-type logged struct {
-	tid     raidstorage.TID
-	name    string
-	packed  bool
-	content soakContent
-	counts  map[raidstorage.OID]int // that counters have
-}
-
-// readLogged reads a transaction of a log; nil for one of somebody else.
-func readLogged(ctx context.Context, txn *raidstorage.Transaction) (*logged, error) {
-	name := string(txn.Description)
-	if !strings.HasPrefix(name, soakPrefix) {
-		return nil, nil
+// packEnds notes that it has ended; last is a tid that was given later.
+func (l *soakLedger) packEnds(last raidstorage.TID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.packs--; l.packs == 0 {
+		l.packed = last
 	}
-	g := &logged{tid: txn.TID, name: name, packed: txn.Status == raidstorage.StatusPacked, content: make(soakContent), counts: make(map[raidstorage.OID]int)}
-	for rec, err := range txn.Records {
-		if err != nil {
-			return nil, err
-		}
-		var blob io.ReadCloser
-		if rec.OpenBlob != nil {
-			if blob, err = rec.OpenBlob(ctx); err != nil {
-				return nil, err
-			}
-		}
-		if g.content[rec.OID], err = digestAndClose(rec.Data, blob); err != nil {
-			return nil, err
-		}
-		if n, ok := soakNumber(rec.Data, "count"); ok {
-			g.counts[rec.OID] = n
-		}
-	}
-	return g, nil
-}
-
-func digestAndClose(data []byte, blob io.ReadCloser) (string, error) {
-	if blob == nil {
-		return soakDigest(data, nil)
-	}
-	defer blob.Close()
-	return soakDigest(data, blob)
 }
 
 // follow takes the part of the served log between what it has had and last.

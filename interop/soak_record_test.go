@@ -137,7 +137,7 @@ func (s *soak) report() string {
 	}
 	fmt.Fprintf(&b, "%d faults in %v; how many of each kind, and the longest time in which commits stood still then:\n", total, time.Since(s.record.begun).Round(time.Second))
 	for _, kind := range slices.Sorted(maps.Keys(longest)) {
-		fmt.Fprintf(&b, "  %-20s %4d  %8v\n", kind, s.faults[kind], longest[kind].Round(time.Millisecond))
+		fmt.Fprintf(&b, "  %-22s %4d  %8v\n", kind, s.faults[kind], longest[kind].Round(time.Millisecond))
 	}
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()

@@ -144,9 +144,37 @@ func (s *soak) verb(codes []int, verb string, args ...string) (int, string) {
 	s.await(fmt.Sprintf("zeoraid %s %q ends with a code of %v", verb, args, codes), func() bool {
 		code, out = r.run(s.ctx, s.t, verb, args...)
 		s.record.note("zeoraid "+verb, "%q: code %d: %s", args, code, strings.Join(strings.Fields(out), " "))
-		return slices.Contains(codes, code)
+		return !s.operate("", out) && slices.Contains(codes, code)
 	})
 	return code, out
+}
+
+// operate does what an operator must, and tells whether there was anything:
+//
+//   - pack again, where a member cannot be recovered from one that an earlier pack has
+//     left out, as that was away
+//   - start Python's server again, whose file storage closes itself when a finish fails,
+//     as on a full disk
+//   - ask again for the recovery of a disabled member that the server's end interrupted:
+//     the record has it as disabled until it is in sync
+func (s *soak) operate(name, reason string) bool {
+	switch {
+	case name != "" && strings.Contains(reason, "disabled by an operator before the start"):
+		s.record.count("recoveries asked for again")
+		s.verb([]int{0, 2}, "recover", name)
+	case strings.Contains(reason, "pack again"):
+		s.record.count("packs made again")
+		s.record.note("pack again", "%s", reason)
+		s.pack(nil)
+	case strings.Contains(reason, "closed file"):
+		s.record.count("runzeo started again")
+		s.record.note("runzeo started again", "%s", reason)
+		s.memberRestarted()
+		s.verb([]int{0, 2}, "recover", "z")
+	default:
+		return false
+	}
+	return true
 }
 
 // startRunzeo starts Python's server, also if it takes a while until it can listen.
@@ -208,7 +236,9 @@ const soakFile = 4 << 20
 func (s *soak) tidy() {
 	if sizeOf(filepath.Join(s.member("1"), "Data.fs")) > soakFile || sizeOf(filepath.Join(s.member("2"), "Data.fs")) > soakFile {
 		s.faults["pack"]++
+		window := s.record.open("pack")
 		s.packed()
+		window.close()
 	}
 	for _, name := range natives {
 		for _, pattern := range []string{"Data.fs.tr*", "Data.fs.torn*"} {

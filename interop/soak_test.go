@@ -8,14 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/zeoraid/raidstorage"
-	"github.com/zeoraid/raidstorage/admin"
 	"github.com/zeoraid/raidstorage/zeoclient"
 )
 
@@ -232,7 +229,7 @@ func (s *soak) check() {
 // hold lets a fault last for a random time, while Python's clients are listened to. Now
 // and then one of the other kinds comes meanwhile.
 func (s *soak) hold(from, through time.Duration, others ...soakAction) {
-	d := from + rand.N(through-from+1)
+	d := from + time.Duration(s.random.Int64N(int64(through-from)+1))
 	if len(others) > 0 && s.random.IntN(2) == 0 {
 		s.pause(d / 2)
 		a := others[s.random.IntN(len(others))]
@@ -244,95 +241,6 @@ func (s *soak) hold(from, through time.Duration, others ...soakAction) {
 		return
 	}
 	s.pause(d)
-}
-
-// pause listens to Python's clients for a while.
-func (s *soak) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	var events chan familyEvent
-	if s.family != nil {
-		events = s.family.events
-	}
-	for {
-		select {
-		case e := <-events:
-			s.family.take(s.t, e)
-		case <-timer.C:
-			s.check()
-			return
-		case <-s.ctx.Done():
-			s.check()
-		}
-	}
-}
-
-// await pauses until a condition holds.
-func (s *soak) await(what string, condition func() bool) {
-	s.t.Helper()
-	begun := time.Now()
-	for !condition() {
-		if time.Since(begun) > soakPatience {
-			st, err := s.status()
-			s.t.Fatalf("waited %v in vain until %s; status: %s %v", soakPatience, what, statusText(st), err)
-		}
-		s.pause(50 * time.Millisecond)
-	}
-}
-
-// awaitCommits waits until our writers have committed n times more.
-func (s *soak) awaitCommits(n int64) {
-	s.t.Helper()
-	goal := s.record.acks.Load() + n
-	s.await(fmt.Sprintf("%d commits more are made", n), func() bool { return s.record.acks.Load() >= goal })
-}
-
-// status asks the server for its mirror's status.
-func (s *soak) status() (*admin.Mirror, error) {
-	st, err := admin.Client{URL: "http://" + s.settings.admin, Patience: 10 * time.Second}.Status(s.ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &st.Mirrors[0], nil
-}
-
-func statusText(m *admin.Mirror) string {
-	if m == nil {
-		return "none"
-	}
-	lines := []string{m.Condition + " " + m.Reason}
-	for _, b := range m.Backends {
-		lines = append(lines, fmt.Sprintf("%s %s (%s)", b.Name, b.State, b.Reason))
-	}
-	return strings.Join(lines, "; ")
-}
-
-// inSync tells which members are in sync; none if the server does not answer.
-func (s *soak) inSync() map[string]bool {
-	in := make(map[string]bool)
-	if m, err := s.status(); err == nil {
-		for _, b := range m.Backends {
-			in[b.Name] = b.State == raidstorage.StateInSync.String()
-		}
-	}
-	return in
-}
-
-// awaitInSync waits until these members are in sync, by themselves.
-func (s *soak) awaitInSync(names ...string) {
-	s.t.Helper()
-	if len(names) == 0 {
-		return
-	}
-	s.await(fmt.Sprintf("the members %q are in sync", names), func() bool {
-		in := s.inSync()
-		for _, name := range names {
-			if !in[name] {
-				return false
-			}
-		}
-		return true
-	})
 }
 
 // settle waits until everything is well again, with nothing but time.
