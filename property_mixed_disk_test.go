@@ -40,7 +40,6 @@ type mixedDisk struct {
 	down    bool
 	address string // of the server, without the proxy
 	handle  *storagetest.FaultyStorage
-	apart   bool // it was changed behind the mirror's back
 }
 
 // mixedKind makes a disk's server; nil for a disk that is none.

@@ -387,12 +387,3 @@ func (r *mixedRun) sameRecords(t *propTxn, records []raidstorage.Record) error {
 	}
 	return nil
 }
-
-// describe shortens the lists of a trace.
-func describe(all []raidstorage.OID) string {
-	var b strings.Builder
-	for _, oid := range all {
-		fmt.Fprintf(&b, " %x", uint64(oid))
-	}
-	return b.String()
-}

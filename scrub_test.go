@@ -72,7 +72,7 @@ func TestScrubComparesAgainAndAgain(t *testing.T) {
 		if second := scrubRuns(t, m, 2); second.Transactions != 21 {
 			t.Errorf("the report is %+v", second)
 		}
-		if s := scrub(t, m); s.Bytes < 2*27*1000 || s.Findings != 0 || s.Running != nil || s.Next.Sub(time.Now()) > 24*time.Hour {
+		if s := scrub(t, m); s.Bytes < 2*27*1000 || s.Findings != 0 || s.Running != nil || time.Until(s.Next) > 24*time.Hour {
 			t.Errorf("in the end: %+v", s)
 		}
 	})

@@ -172,7 +172,7 @@ func BenchmarkStartedLoads(b *testing.B) {
 			}
 			srv := serve(b, zeoserver.Config{Storages: map[string]raidstorage.Storage{"1": s}})
 			c := srv.connect(b)
-			c.commit(write{1, 0, fmt.Sprint("one")})
+			c.commit(write{1, 0, "one"})
 			b.ReportAllocs()
 			for b.Loop() {
 				c.load(1, raidstorage.MaxTID)
