@@ -3,7 +3,6 @@ package zeoserver_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
