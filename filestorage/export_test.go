@@ -172,3 +172,20 @@ const (
 	MaxBatch    = maxBatch
 	MaxDeferred = maxDeferred
 )
+
+// Landmarks are the landmarks of a file.
+type Landmarks struct{ l landmarks }
+
+// What bounds them.
+const (
+	MaxLandmarks   = maxLandmarks
+	LandmarksApart = landmarksApart
+)
+
+func (l *Landmarks) Reader() int                                   { return l.l.reader() }
+func (l *Landmarks) Note(tid raidstorage.TID, pos int64, cuts int) { l.l.note(tid, pos, cuts) }
+func (l *Landmarks) Cut(pos int64)                                 { l.l.cut(pos) }
+func (l *Landmarks) Len() int                                      { return len(l.l.points) }
+func (l *Landmarks) Around(from raidstorage.TID, start, end int64) (front, back int64) {
+	return l.l.around(from, start, end)
+}

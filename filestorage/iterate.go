@@ -50,6 +50,18 @@ type logReader struct {
 	slab      []byte               // for the data of the next small records
 	blobs     *blobSurvey
 	unmapped  bool // whether the mapping is not to be trusted
+	marks     int  // for landmarks.note
+	noted     [2]int64
+}
+
+// pass notes the transaction with header h as a landmark, if it is far from the last one
+// that was noted in that direction: 0 for forwards, 1 for backwards.
+func (r *logReader) pass(h txnHeader, direction int) {
+	if d := h.pos - r.noted[direction]; d < landmarksApart && d > -landmarksApart {
+		return
+	}
+	r.noted[direction] = h.pos
+	r.src.marks.note(h.tid, h.pos, r.marks)
 }
 
 // newLogReader pins the file that is read: close ends that.
@@ -67,7 +79,7 @@ func (s *Storage) newLogReader(ctx context.Context) (*logReader, error) {
 	return &logReader{
 		s: s, ctx: ctx, view: v, last: s.last, unsettled: s.unsettled,
 		w: window{r: src.file, end: v.end}, tail: window{r: src.file, end: v.end, back: true},
-		blobs: newBlobSurvey(s.blobs),
+		blobs: newBlobSurvey(s.blobs), marks: src.marks.reader(),
 	}, nil
 }
 
@@ -128,18 +140,19 @@ func (r *logReader) before(pos int64) (h txnHeader, err error) {
 }
 
 // find returns the position of the first transaction with a tid ≥ from, or the
-// end. It walks from both ends at the same time, so that it takes no longer than
-// twice the way from the nearer one.
+// end. It walks from both ends at the same time, or from the landmarks around it, so
+// that it takes no longer than twice the way from the nearer one.
 func (r *logReader) find(from raidstorage.TID) (int64, error) {
 	if from > r.last {
 		return r.end, nil
 	}
-	front, back := int64(magicLen), r.end
+	front, back := r.src.marks.around(from, magicLen, r.end)
 	for front < back {
 		h, err := r.header(front)
 		if err != nil {
 			return 0, err
 		}
+		r.pass(h, 0)
 		if h.tid >= from {
 			return front, nil
 		}
@@ -150,6 +163,7 @@ func (r *logReader) find(from raidstorage.TID) (int64, error) {
 		if h, err = r.before(back); err != nil {
 			return 0, err
 		}
+		r.pass(h, 1)
 		if h.tid < from {
 			return back, nil
 		}
@@ -178,6 +192,7 @@ func (r *logReader) transaction(pos int64) (txn *raidstorage.Transaction, next i
 	if err != nil {
 		return nil, 0, err
 	}
+	r.pass(h, 0)
 	return &raidstorage.Transaction{Meta: meta, Records: r.records(h)}, h.next(), nil
 }
 

@@ -21,6 +21,7 @@ type source struct {
 	growing sync.Mutex             // guards maps and unable
 	maps    [][]byte               // all are kept until close: a reader may be at an old one
 	unable  bool                   // whether mapping has failed
+	marks   landmarks
 
 	// calls counts the reads under way, each in one of several places, since two
 	// processors that count in one place wait for each other.

@@ -82,6 +82,7 @@ func (s *Storage) cut(r *logReader, pos int64) error {
 	s.end, s.last, s.saved, s.tried = pos, last, 0, 0
 	s.tail, s.tailTID = pos, last
 	s.cuts.Add(1)
+	s.f.marks.cut(pos)
 	s.mu.Unlock()
 	release()
 	if err := s.f.Truncate(pos); err != nil {
