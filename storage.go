@@ -9,7 +9,7 @@ import (
 
 // Storage is what every backend is, and every Mirror too: a transactional,
 // multi-version store of object records, ZODB's IStorage. What only some
-// storages can do is an optional interface (Undoer, Historian, Packer, GarbageFinder, BlobLoader,
+// storages can do is an optional interface (Undoer, Historian, Packer, GarbageFinder, StagedPacker, BlobLoader,
 // Notifier, Truncater, Sizer, RecordIterator), found with Can.
 //
 // All methods may be called from any goroutine. A method whose context has ended
