@@ -461,10 +461,10 @@ func TestWhatTakesNoneOutIsNotRefusedForTooFew(t *testing.T) {
 func TestChangeAndPackExcludeEachOther(t *testing.T) {
 	changing(t, 3, 0, func(t *testing.T, w *world, m *raidstorage.Mirror) {
 		last, _ := m.LastTID(t.Context())
-		w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallPack, Kind: storagetest.Hang, Times: 1})
+		w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallStagePack, Kind: storagetest.Hang, Times: 1})
 		packed := make(chan error, 1)
 		go func() { packed <- m.Pack(t.Context(), raidstorage.PackOptions{Through: last}) }()
-		w.backend("b1").WaitFor(t.Context(), storagetest.CallPack, 1)
+		w.backend("b1").WaitFor(t.Context(), storagetest.CallStagePack, 1)
 		c := w.only(m, "b1", "b3")
 		c.NoWait = true
 		busy := wantErr[*raidstorage.BusyError](t, "Change", m.Change(t.Context(), c))

@@ -12,6 +12,8 @@ package raidstorage
 //	          servers) are told to pack, and get Timeouts.PackSettle to begin (K3)
 //	pack      commits go on; the native ones pack one after the other, each by the
 //	          same set, the others meanwhile
+//	          (this is for native backends that are not all StagedPackers; those prepare
+//	          first, and switch at the cut, see pack_steps.go)
 //	compare   the objects that all of them hold as of the cut (K4)
 //	end       the record is written without the lock, and with those backends as
 //	          unpacked that failed or were not there; those that lack an object
@@ -97,6 +99,7 @@ type PackPhase string
 const (
 	PackWaiting   PackPhase = "wait"    // for a recovery or another pack
 	PackFinding   PackPhase = "find"    // what is garbage
+	PackPreparing PackPhase = "prepare" // the backends, which changes nothing yet
 	PackPacking   PackPhase = "pack"    // the backends
 	PackComparing PackPhase = "compare" // what they hold
 )
@@ -211,6 +214,10 @@ type packing struct {
 	before      []string
 	lastHorizon TID
 
+	staged map[*session]StagedPack // what is made ready and not ended
+	order  []*session              // the native ones, of staged packs
+	found  TID                     // the last transaction when the garbage was found, of staged packs
+
 	sessions []*session // in sync at the cut
 	finders  []*session // the native ones of those, as a mirror may cease to be one
 	others   sync.WaitGroup
@@ -229,7 +236,10 @@ func (p *packing) run(ctx context.Context) error {
 	if err := p.decide(ctx); err != nil || p.cut == 0 {
 		return err
 	}
-	p.packNatives(ctx)
+	if p.staged == nil {
+		p.packNatives(ctx)
+	}
+	p.endStaged(ctx)
 	p.others.Wait()
 	c := p.compare(ctx)
 	return p.end(ctx, c)
@@ -255,6 +265,9 @@ func (p *packing) decide(ctx context.Context) error {
 	if p.opts.Decided {
 		p.garbage = p.opts.Garbage
 	}
+	if len(finders) > 0 && !slices.ContainsFunc(finders, func(s *session) bool { return !canStage(s) }) {
+		return p.inTwoSteps(ctx, finders)
+	}
 	if p.opts.Decided || !p.opts.GC || len(finders) == 0 {
 		p.decided = p.opts.Decided || !p.opts.GC
 		if err := m.lockCommit(ctx); err != nil {
@@ -263,9 +276,14 @@ func (p *packing) decide(ctx context.Context) error {
 		defer m.unlockCommit()
 		return p.makeCut(ctx)
 	}
+	return p.findAt(ctx, finders, p.decideAt)
+}
+
+// findAt has one backend find the garbage, or another one if it fails.
+func (p *packing) findAt(ctx context.Context, finders []*session, find func(context.Context, *session) error) error {
 	var errs *multierror.Error
-	for _, s := range m.mostFirst(ctx, finders) {
-		err := p.decideAt(ctx, s)
+	for _, s := range p.m.mostFirst(ctx, finders) {
+		err := find(ctx, s)
 		if err == nil {
 			return nil
 		}
@@ -320,33 +338,24 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 			m.unlockCommit()
 		}
 	}()
-	finding, cancel := context.WithCancel(ctx)
-	defer cancel()
-	late := time.AfterFunc(m.tuned().Timeouts.Vote, cancel)
-	late.Stop() // until it is decided
-	defer late.Stop()
+	w := p.watchRest(ctx)
+	defer w.end()
 	decide := func() error {
-		if err := m.lockCommit(finding); err != nil {
+		if err := m.lockCommit(w.ctx); err != nil {
 			return err
 		}
 		locked = true
-		if err := p.settle(finding); err != nil {
+		if err := p.settle(w.ctx); err != nil {
 			return err
 		}
-		late.Reset(m.tuned().Timeouts.Vote) // commits wait now, and the rest is little
+		w.begin() // commits wait now
 		return nil
 	}
-	p.garbage, err = leaveAsking(finding, m, m.tuned().Timeouts.Pack, decide,
+	p.garbage, err = leaveAsking(w.ctx, m, m.tuned().Timeouts.Pack, decide,
 		func(ctx context.Context, ask func(context.Context) error) ([]OID, error) {
 			return finder.FindGarbage(ctx, p.through, ask)
 		})
-	if err == nil && finding.Err() != nil {
-		err = finding.Err()
-	}
-	if err != nil && finding.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("the rest was not read in %v: %w", m.tuned().Timeouts.Vote, context.DeadlineExceeded)
-	}
-	if err != nil {
+	if err = w.because(err); err != nil {
 		return err
 	}
 	if s.dead.Load() {
@@ -368,6 +377,20 @@ func (p *packing) settle(ctx context.Context) error {
 // makeCut writes the record and starts those that decide for themselves (K3). The
 // commit slot is held.
 func (p *packing) makeCut(ctx context.Context) error {
+	if err := p.writeCut(ctx); err != nil {
+		return err
+	}
+	for _, s := range p.sessions {
+		if native(s) {
+			p.finders = append(p.finders, s)
+		}
+	}
+	p.settleOthers(ctx, p.startOthers(ctx))
+	return nil
+}
+
+// writeCut writes the record of the cut. The commit slot is held.
+func (p *packing) writeCut(ctx context.Context) error {
 	m := p.m
 	if err := p.settle(ctx); err != nil {
 		return err
@@ -397,32 +420,40 @@ func (p *packing) makeCut(ctx context.Context) error {
 			pp.Garbage = int64(len(p.garbage))
 		}
 	})
-	started := 0
+	return nil
+}
+
+// startOthers starts the packs of those that decide for themselves, and tells whether
+// there are any.
+func (p *packing) startOthers(ctx context.Context) (started bool) {
 	for _, s := range p.sessions {
 		if native(s) {
-			p.finders = append(p.finders, s)
 			continue
 		}
-		started++
+		started = true
 		p.others.Add(1)
 		call := func() {
 			defer p.others.Done()
 			p.packAt(ctx, s, PackOptions{Through: p.through, GC: p.opts.GC})
 		}
-		if !m.run(call) {
+		if !p.m.run(call) {
 			call() // the mirror closes, and ctx has ended
 		}
 	}
-	if started == 0 {
-		return nil
+	return started
+}
+
+// settleOthers gives those that were started the time to begin (K3).
+func (p *packing) settleOthers(ctx context.Context, started bool) {
+	if !started {
+		return
 	}
-	timer := time.NewTimer(m.tuned().Timeouts.PackSettle)
+	timer := time.NewTimer(p.m.tuned().Timeouts.PackSettle)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done(): // compare will tell
 	}
-	return nil
 }
 
 // packNatives packs one backend after the other: it is much work for a machine, and
@@ -436,6 +467,11 @@ func (p *packing) packNatives(ctx context.Context) {
 // packAt packs one backend. A failure is noted, and is no fault: its data is as it was.
 func (p *packing) packAt(ctx context.Context, s *session, opts PackOptions) {
 	err := p.m.askToPack(ctx, s, opts)
+	p.packed(s, err)
+}
+
+// packed notes how the pack of one backend has ended.
+func (p *packing) packed(s *session, err error) {
 	if err == nil && s.dead.Load() {
 		err = fmt.Errorf("the backend failed meanwhile")
 	}
@@ -452,6 +488,13 @@ func (p *packing) packAt(ctx context.Context, s *session, opts PackOptions) {
 			pp.Packed = append(slices.Clone(pp.Packed), name)
 		}
 	})
+}
+
+// failure returns how the pack of a backend failed so far.
+func (p *packing) failure(s *session) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed[s]
 }
 
 // askToPack has a backend pack. A call that is left to itself may still do something one

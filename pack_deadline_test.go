@@ -304,7 +304,7 @@ func TestBackendThatAloneHadPackedComesBackAfterTheNextPack(t *testing.T) {
 		<-time.After(time.Second) // simulated
 		w.mustCommit(m, 1, storagetest.Pickled("the last one"))
 		for _, b := range []string{"b1", "b2"} {
-			w.backend(b).Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+			w.backend(b).Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
 		}
 		pack := func() error {
 			return m.Pack(t.Context(), raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true})

@@ -2,6 +2,7 @@ package raidstorage_test
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -43,6 +44,10 @@ func (s stuckFinder) FindGarbage(ctx context.Context, _ raidstorage.TID, decide 
 type lateCommit struct {
 	*storagetest.FaultyStorage
 	meanwhile func()
+}
+
+func (s lateCommit) Supports(capability reflect.Type) bool {
+	return oneStep{s.FaultyStorage}.Supports(capability)
 }
 
 func (s lateCommit) FindGarbage(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) ([]raidstorage.OID, error) {
@@ -111,6 +116,7 @@ func TestPackHoldsCommitsUpForADeadlineOnly(t *testing.T) {
 // recovered drops nothing that only some of the others have dropped.
 func TestV1RecoveryAfterAnInterruptedPackDropsNothing(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
+		w.packsInOneStep()
 		m := w.start()
 		through := w.tree(m)[2]
 		if err := m.Disable(t.Context(), "b3", "test"); err != nil {
@@ -215,6 +221,7 @@ func TestRollForwardAfterAPackedTail(t *testing.T) {
 // A change of the record that is not confirmed while a pack runs leaves its lock there.
 func TestLockStaysWhileThePackRuns(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
+		w.packsInOneStep()
 		m := w.start()
 		through := w.tree(m)[2]
 		w.observe("b2", storagetest.CallPack, func() {
@@ -248,7 +255,7 @@ func TestEarlierPackDoesNotMakeUpForAFailedOne(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {
 		m := w.start()
 		tids := w.tree(m)
-		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
 		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2]}); err == nil {
 			t.Error("the pack of b2 did not fail")
 		}
@@ -296,7 +303,7 @@ func TestPackWithoutCollectionLeavesWhatAFailedOneLeft(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {
 		m := w.start()
 		tids := w.tree(m)
-		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
 		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[1], GC: true}); err == nil {
 			t.Error("the pack of b2 did not fail")
 		}

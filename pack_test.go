@@ -84,15 +84,37 @@ func (w *world) makeSelfish(names ...string) {
 	}
 }
 
+// oneStep is a native backend that packs in one step.
+type oneStep struct{ *storagetest.FaultyStorage }
+
+func (s oneStep) Supports(capability reflect.Type) bool {
+	return capability != reflect.TypeFor[raidstorage.StagedPacker]() && s.FaultyStorage.Supports(capability)
+}
+
+// packsInOneStep lets no backend prepare its pack.
+func (w *world) packsInOneStep() {
+	for i := range w.cfg.Backends {
+		open := w.cfg.Backends[i].Open
+		w.cfg.Backends[i].Open = func(ctx context.Context) (raidstorage.Storage, error) {
+			s, err := open(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return oneStep{s.(*storagetest.FaultyStorage)}, nil
+		}
+	}
+}
+
 // observe runs hook once, when a backend gets a call.
 func (w *world) observe(name string, call storagetest.Call, hook func()) {
 	w.backend(name).Inject(storagetest.Fault{Call: call, Kind: storagetest.Observe, Times: 1, Hook: hook})
 }
 
 // K1: what is linked again after the decision is gone on all alike, even on one that
-// packs later.
+// packs later, where they cannot switch together.
 func TestK1GarbageLinkedAgainAfterTheCutIsGoneEverywhere(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
+		w.packsInOneStep()
 		m := w.start()
 		through := w.tree(m)[2]
 		w.observe("b2", storagetest.CallPack, func() { w.mustCommit(m, 0, storagetest.Pickled("root", 1, 10)) })
@@ -239,7 +261,7 @@ func TestK5UndoBeforeThePackTimeIsRefused(t *testing.T) {
 		m := w.start()
 		tids := w.tree(m)
 		for _, b := range []string{"b1", "b2"} {
-			w.backend(b).Inject(storagetest.Fault{Call: storagetest.CallPack})
+			w.backend(b).Inject(storagetest.Fault{Call: storagetest.CallSwitch})
 		}
 		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[1], GC: true}); !errors.Is(err, storagetest.ErrInjected) {
 			t.Errorf("Pack: got %v, want the backends' error", err)
@@ -290,7 +312,7 @@ func TestFailedPackIsReportedAndTheBackendStaysInSync(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
 		m := w.start()
 		tids := w.tree(m)
-		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
 		err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], GC: true})
 		if b := wantErr[*raidstorage.BackendError](t, "Pack", err); b.Backend != "b2" || b.Op != "pack" {
 			t.Errorf("the error is %v", err)
@@ -343,6 +365,7 @@ func (w *world) unevenIsNoFault(m *raidstorage.Mirror, old raidstorage.TID) {
 // Reads and commits find their backends while one is packed and another is not.
 func TestReadsAndCommitsGoOnWhileBackendsAreUneven(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {
+		w.packsInOneStep()
 		m := w.start()
 		tids := w.tree(m)
 		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Kind: storagetest.Hang, Times: 1})
@@ -374,10 +397,10 @@ func TestV6RecoveryWaitsForThePack(t *testing.T) {
 		if err := m.Disable(t.Context(), "b3", "test"); err != nil {
 			t.Fatal(err)
 		}
-		w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallPack, Kind: storagetest.Hang, Times: 1})
+		w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallStagePack, Kind: storagetest.Hang, Times: 1})
 		packed, recovered := make(chan error, 1), make(chan error, 1)
 		go func() { packed <- m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], GC: true}) }()
-		w.backend("b1").WaitFor(t.Context(), storagetest.CallPack, 1)
+		w.backend("b1").WaitFor(t.Context(), storagetest.CallStagePack, 1)
 		busy := wantErr[*raidstorage.BusyError](t, "Recover", m.RecoverWith(t.Context(), "b3", raidstorage.RecoverOptions{NoWait: true}))
 		if busy.Holder != "pack" || raidstorage.Classify(busy) != raidstorage.ClassRefusal {
 			t.Errorf("it says %v", busy)
@@ -437,16 +460,24 @@ func TestV6PackWaitsForTheRecovery(t *testing.T) {
 // equal.
 func TestPackSurvivesDeathAtEachStep(t *testing.T) {
 	t.Parallel()
-	for _, at := range []struct {
+	type step struct {
 		backend string
 		call    storagetest.Call
-	}{
+	}
+	steps := []step{
 		{"b1", storagetest.CallFindGarbage}, {"b1", storagetest.CallPack}, {"b2", storagetest.CallPack},
-		{"b3", storagetest.CallPack}, {"b3", storagetest.CallCurrentRecords},
-	} {
+		{"b3", storagetest.CallPack}, {"b3", storagetest.CallCurrentRecords}, {"b1", storagetest.CallRelinked},
+	}
+	for _, call := range []storagetest.Call{storagetest.CallStagePack, storagetest.CallCatchUp, storagetest.CallSwitch, storagetest.CallEndPack} {
+		steps = append(steps, step{"b1", call}, step{"b2", call}, step{"b3", call})
+	}
+	for _, at := range steps {
 		for _, kind := range []storagetest.Kind{storagetest.Observe, storagetest.LoseReply} {
 			t.Run(fmt.Sprintf("%s %s %v", at.backend, at.call, kind), func(t *testing.T) {
 				scenario(t, 3, func(t *testing.T, w *world) {
+					if at.call == storagetest.CallPack {
+						w.packsInOneStep()
+					}
 					m := w.start()
 					w.tree(m)
 					through := w.mustCommit(m, 20, storagetest.Pickled("garbage at the end"))

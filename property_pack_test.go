@@ -212,7 +212,7 @@ func (p *packRun) pack() {
 	if p.rng.IntN(3) > 0 {
 		opts.Through = p.tids[p.rng.IntN(len(p.tids))]
 	}
-	calls := []storagetest.Call{storagetest.CallFindGarbage, storagetest.CallPack, storagetest.CallCurrentRecords, storagetest.CallNext, storagetest.CallLoad, storagetest.CallSize}
+	calls := []storagetest.Call{storagetest.CallFindGarbage, storagetest.CallPack, storagetest.CallStagePack, storagetest.CallRelinked, storagetest.CallCatchUp, storagetest.CallSwitch, storagetest.CallEndPack, storagetest.CallCurrentRecords, storagetest.CallNext, storagetest.CallLoad, storagetest.CallSize}
 	fault := storagetest.Fault{Call: calls[p.rng.IntN(len(calls))], After: p.rng.IntN(3), Times: 1}
 	b, died := p.any(), false
 	what := "nothing"
@@ -229,7 +229,7 @@ func (p *packRun) pack() {
 			}
 		}
 	case 3, 4:
-		what, fault.Kind, fault.Call, fault.After = "commit", storagetest.Observe, storagetest.CallPack, 0
+		what, fault.Kind, fault.Call, fault.After = "commit", storagetest.Observe, storagetest.CallStagePack, 0
 		// Where the commit slot is held when its pack begins, no commit can go on.
 		if b != p.own {
 			fault.Hook = p.commit

@@ -14,7 +14,7 @@ import (
 )
 
 // mirrorCapabilities are those of a mirror over storages that can do everything.
-const mirrorCapabilities = storagetest.All &^ storagetest.Truncater
+const mirrorCapabilities = storagetest.All &^ storagetest.Truncater &^ storagetest.StagedPacker
 
 // memories are in-memory databases that outlive the mirrors over them, as disks do.
 type memories struct {

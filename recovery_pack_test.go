@@ -163,7 +163,7 @@ func TestV1BackendThatMissedAPackDropsItsGarbage(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
 		m := w.start()
 		tids := w.tree(m)
-		w.backend("b3").Inject(storagetest.Fault{Call: storagetest.CallPack, Kind: storagetest.Disconnect})
+		w.backend("b3").Inject(storagetest.Fault{Call: storagetest.CallStagePack, Kind: storagetest.Disconnect})
 		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], GC: true}); err == nil {
 			t.Error("the pack of a backend that died succeeded")
 		}

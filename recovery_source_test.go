@@ -36,7 +36,7 @@ func (w *world) unevenSources() *raidstorage.Mirror {
 	fill()
 	through := remove(5, five)
 	fill()
-	w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+	w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
 	wantErr[*raidstorage.BackendError](w.t, "Pack", m.Pack(w.t.Context(), raidstorage.PackOptions{Through: through}))
 	if err := m.Disable(w.t.Context(), "b3", "new disk"); err != nil {
 		w.t.Fatal(err)

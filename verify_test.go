@@ -181,7 +181,7 @@ func TestVerifyAfterPacks(t *testing.T) {
 	scenario(t, 3, func(t *testing.T, w *world) {
 		m := w.start()
 		tids := w.tree(m)
-		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
 		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2], GC: true}); err == nil {
 			t.Error("the pack did not fail")
 		}

@@ -134,7 +134,7 @@ func TestProgress(t *testing.T) {
 			t.Errorf("recovery %+v", recovery)
 		}
 		for _, name := range []string{"a", "b"} {
-			r.backend(name).Inject(storagetest.Fault{Call: storagetest.CallPack, Kind: storagetest.Observe, Delay: time.Minute})
+			r.backend(name).Inject(storagetest.Fault{Call: storagetest.CallStagePack, Kind: storagetest.Observe, Delay: time.Minute})
 		}
 		var phases []string
 		for _, m := range r.must(admin.OpPack, admin.Request{}) {
@@ -254,7 +254,7 @@ func TestPack(t *testing.T) {
 			t.Errorf("backend %s holds %d transactions, want 1", name, n)
 		}
 	}
-	r.backend("b").Inject(storagetest.Fault{Call: storagetest.CallPack})
+	r.backend("b").Inject(storagetest.Fault{Call: storagetest.CallStagePack})
 	r.commit(r.mirror, storagetest.Pickled("4"))
 	lines := r.do(admin.OpPack, admin.Request{NoGC: true})
 	if f := lines[len(lines)-1].Failure; f == nil || f.Kind != admin.KindFailed || !strings.Contains(f.Text, "backend b") {

@@ -126,15 +126,30 @@ func (f *FileStorage) open(ctx context.Context, logger *slog.Logger) (raidstorag
 // reached stays, as other databases may refer to it.
 type keepGarbage struct{ *filestorage.Storage }
 
-var _ raidstorage.GarbageFinder = keepGarbage{}
+var _ raidstorage.StagedPacker = keepGarbage{}
 
 // Pack implements raidstorage.Packer.
 func (k keepGarbage) Pack(ctx context.Context, opts raidstorage.PackOptions) error {
-	if opts.Decided && len(opts.Garbage) > 0 {
-		return &raidstorage.InvalidError{Op: "pack", Reason: "pack-gc is off for " + k.Name()}
+	if err := k.refuse(opts); err != nil {
+		return err
 	}
 	opts.GC = false
 	return k.Storage.Pack(ctx, opts)
+}
+
+// StagePack implements raidstorage.StagedPacker.
+func (k keepGarbage) StagePack(ctx context.Context, opts raidstorage.PackOptions) (raidstorage.StagedPack, error) {
+	if err := k.refuse(opts); err != nil {
+		return nil, err
+	}
+	return k.Storage.StagePack(ctx, opts)
+}
+
+func (k keepGarbage) refuse(opts raidstorage.PackOptions) error {
+	if opts.Decided && len(opts.Garbage) > 0 {
+		return &raidstorage.InvalidError{Op: "pack", Reason: "pack-gc is off for " + k.Name()}
+	}
+	return nil
 }
 
 // FindGarbage implements raidstorage.GarbageFinder: there is none, so that a mirror of

@@ -116,6 +116,7 @@ type Storage struct {
 	commit  chan struct{}
 	writer  *vector       // of the transaction that holds commit, reused
 	packing chan struct{} // held by Pack: one slot
+	staged  *stagedPack   // guarded by packing, and by Close when no call is under way any more
 	dir     dirOps        // what Pack does with names
 	dropOld bool
 	closing chan struct{} // closed by Close, for those who wait for commit
@@ -258,6 +259,9 @@ func (s *Storage) Close() error {
 	s.mu.Unlock()
 	close(s.closing)
 	s.calls.Wait()
+	if s.staged != nil {
+		s.staged.release()
+	}
 	s.saver.Wait() // nobody starts one any more
 	s.f.wait()
 	for src := range s.replaced {

@@ -179,25 +179,7 @@ func (p *packer) grow(end int64) {
 const packBuffer = 256 << 10
 
 func (p *packer) pack() error {
-	if err := p.readToPackTime(); err != nil {
-		return err
-	}
-	if p.packPos == magicLen {
-		p.finish("nothing is as old")
-		return nil
-	}
-	redundant, err := p.redundant()
-	if err != nil {
-		return err
-	}
-	if redundant && len(p.garbage) == 0 {
-		p.finish("redundant: already packed to this time or later, or nothing was committed since")
-		return nil
-	}
-	if err := p.startMarks(); err != nil {
-		return err
-	}
-	if err := p.readLater(p.packPos); err != nil {
+	if nothing, err := p.read(); nothing || err != nil {
 		return err
 	}
 	for range maxAttempts {
@@ -217,6 +199,29 @@ func (p *packer) pack() error {
 		}
 	}
 	return &raidstorage.InvalidError{Op: "pack", Reason: "garbage is linked again and again while the pack goes on; pack to an earlier time"}
+}
+
+// read reads the log as far as it is known, and tells whether there is nothing to pack.
+func (p *packer) read() (nothing bool, err error) {
+	if err := p.readToPackTime(); err != nil {
+		return false, err
+	}
+	if p.packPos == magicLen {
+		p.finish("nothing is as old")
+		return true, nil
+	}
+	redundant, err := p.redundant()
+	if err != nil {
+		return false, err
+	}
+	if redundant && len(p.garbage) == 0 {
+		p.finish("redundant: already packed to this time or later, or nothing was committed since")
+		return true, nil
+	}
+	if err := p.startMarks(); err != nil {
+		return false, err
+	}
+	return false, p.readLater(p.packPos)
 }
 
 // startMarks marks the root object, or all that is not decided to be garbage.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -228,12 +229,60 @@ func TestNoPowerFailureDuringAPackHarmsTheDatabase(t *testing.T) {
 	for _, drop := range []bool{false, true} {
 		t.Run(fmt.Sprintf("drop=%v", drop), func(t *testing.T) {
 			t.Parallel()
-			losePowerWhilePacking(t, filestorage.Options{PackDropOld: drop})
+			losePowerWhilePacking(t, filestorage.Options{PackDropOld: drop}, func(s *filestorage.Storage, through raidstorage.TID, _ func(string)) error {
+				return s.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true})
+			})
 		})
 	}
 }
 
-func losePowerWhilePacking(t *testing.T, opts filestorage.Options) {
+// So it is at every moment of a staged pack, and between its steps.
+func TestNoPowerFailureDuringAStagedPackHarmsTheDatabase(t *testing.T) {
+	t.Parallel()
+	for _, drop := range []bool{false, true} {
+		t.Run(fmt.Sprintf("drop=%v", drop), func(t *testing.T) {
+			t.Parallel()
+			losePowerWhilePacking(t, filestorage.Options{PackDropOld: drop}, func(s *filestorage.Storage, through raidstorage.TID, between func(string)) error {
+				staged, err := s.StagePack(t.Context(), raidstorage.PackOptions{Through: through, Decided: true, Garbage: []raidstorage.OID{3, 4}})
+				if err != nil {
+					return err
+				}
+				between("staged")
+				if linked, err := staged.Relinked(t.Context(), through, func(context.Context) error { return nil }); err != nil || len(linked) > 0 {
+					return fmt.Errorf("linked are %v, %w", linked, err)
+				}
+				if err := staged.CatchUp(t.Context()); err != nil {
+					return err
+				}
+				between("caught up")
+				if err := staged.Switch(t.Context()); err != nil {
+					return err
+				}
+				between("switched")
+				return staged.End(t.Context())
+			})
+		})
+	}
+}
+
+// A staged pack that ends without a switch, at any moment of its end too, leaves the
+// database as it was.
+func TestNoPowerFailureAtTheEndOfAStagedPackHarmsTheDatabase(t *testing.T) {
+	t.Parallel()
+	losePowerWhilePacking(t, filestorage.Options{}, func(s *filestorage.Storage, through raidstorage.TID, _ func(string)) error {
+		staged, err := s.StagePack(t.Context(), raidstorage.PackOptions{Through: through, Decided: true, Garbage: []raidstorage.OID{3, 4}})
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(staged.CatchUp(t.Context()), staged.End(t.Context())); err != nil {
+			return err
+		}
+		return s.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true})
+	})
+}
+
+// losePowerWhilePacking loses power at every call of pack, and where it calls between.
+func losePowerWhilePacking(t *testing.T, opts filestorage.Options, pack func(s *filestorage.Storage, through raidstorage.TID, between func(string)) error) {
 	dir := t.TempDir()
 	path, scratch := filepath.Join(dir, "Data.fs"), filepath.Join(dir, "crashed")
 	setUp := openFor(t, path, filestorage.Options{})
@@ -262,6 +311,7 @@ func losePowerWhilePacking(t *testing.T, opts filestorage.Options) {
 	commits := map[string]string{"create Data.fs.pack": "one", "create Data.fs.pack.index": "two"}
 	d.after = func(call string) {
 		if text, ok := commits[call]; ok {
+			delete(commits, call)
 			put(t, s, 2, storagetest.Pickled("committed meanwhile: "+text, 1))
 			d.mu.Lock()
 			atLeast++ // it is acknowledged
@@ -276,7 +326,13 @@ func losePowerWhilePacking(t *testing.T, opts filestorage.Options) {
 			t.Errorf("%s: the packed file has the index of the old one", call)
 		}
 	}
-	if err := s.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true}); err != nil {
+	err = pack(s, through, func(call string) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		clear(d.seen)
+		d.losePower(call)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	d.mu.Lock()

@@ -18,6 +18,7 @@ type packOut struct {
 	err  atomic.Pointer[error]
 	// adopted is set when the storage has taken over f.
 	adopted bool
+	stopped bool // stop was called
 }
 
 // outOp is what the goroutine is to do next.
@@ -121,6 +122,7 @@ func (o *packOut) flush(sync bool) error {
 
 // stop ends the goroutine; the file stays open. Nothing may be called afterwards.
 func (o *packOut) stop() {
+	o.stopped = true
 	close(o.todo)
 	o.done.Wait()
 }

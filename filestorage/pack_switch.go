@@ -53,6 +53,35 @@ const (
 // that was committed meanwhile refers to what was not copied: then the pack must
 // begin again, with that marked.
 func (p *packer) rewrite() (again bool, err error) {
+	defer p.discard()
+	if nothing, err := p.copyAll(); nothing || err != nil {
+		return false, err
+	}
+	if again, err := p.catchUp(); again || err != nil {
+		return again, err
+	}
+	return p.switchOver()
+}
+
+// discard ends the writing of the new file, and removes it unless it has become the
+// storage's.
+func (p *packer) discard() {
+	if p.out == nil || p.out.stopped {
+		return
+	}
+	p.out.stop()
+	if p.out.adopted {
+		return
+	}
+	// It is of no use: whatever goes wrong now, the next open removes it.
+	_ = p.out.f.Close()
+	_ = p.remove(packSuffix)
+	_ = p.remove(packIndexTemp)
+}
+
+// copyAll writes the new file as far as the log is known, and tells whether there is
+// nothing to free.
+func (p *packer) copyAll() (nothing bool, err error) {
 	s := p.s
 	// Python frees the space first, too.
 	if err := p.remove(oldSuffix); err != nil {
@@ -63,16 +92,6 @@ func (p *packer) rewrite() (again bool, err error) {
 		return false, s.ioError("pack: create", err)
 	}
 	p.out, p.index = newPackOut(f, s.sync), nil
-	defer func() {
-		p.out.stop()
-		if p.out.adopted {
-			return
-		}
-		// It is of no use: whatever goes wrong now, the next open removes it.
-		_ = f.Close()
-		_ = p.remove(packSuffix)
-		_ = p.remove(packIndexTemp)
-	}()
 	if err := p.sameMode(); err != nil {
 		return false, s.ioError("pack: permissions of the new file", err)
 	}
@@ -85,12 +104,9 @@ func (p *packer) rewrite() (again bool, err error) {
 	}
 	if p.newPack == p.packPos {
 		p.finish("nothing to free")
-		return false, p.outError(p.out.failed())
+		return true, p.outError(p.out.failed())
 	}
-	if err := p.copyLater(p.packPos, p.end); err != nil {
-		return false, p.outError(err)
-	}
-	return p.catchUp()
+	return false, p.outError(p.copyLater(p.packPos, p.end))
 }
 
 // sameMode gives the new file the permissions of the old one: a database that others
@@ -114,7 +130,7 @@ func (p *packer) outError(err error) error {
 	return err
 }
 
-// catchUp copies what was committed since, and switches.
+// catchUp copies what was committed since, but for little.
 func (p *packer) catchUp() (again bool, err error) {
 	s := p.s
 	for range maxRounds {
@@ -136,6 +152,12 @@ func (p *packer) catchUp() (again bool, err error) {
 	if err := p.saveIndex(); err != nil {
 		return false, s.ioError("pack: save the index", err)
 	}
+	return false, nil
+}
+
+// switchOver copies the rest with the commit lock held, and switches.
+func (p *packer) switchOver() (again bool, err error) {
+	s := p.s
 	if err := s.lockCommit(p.ctx); err != nil {
 		return false, err
 	}

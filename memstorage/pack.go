@@ -40,7 +40,9 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 	if err := p.read(ctx, db.log[len(log):]); err != nil {
 		return err
 	}
-	return p.drop(db.log)
+	w := &rewrite{p: p, objects: make(map[raidstorage.OID]*object)}
+	w.add(db.log)
+	return w.install()
 }
 
 // FindGarbage implements raidstorage.GarbageFinder.
@@ -199,12 +201,18 @@ func (p *packer) stays(rec *record) bool {
 		(!p.gc || p.keep[rec.oid] || p.repeated[rec.oid])
 }
 
-// drop rewrites the log and the objects. The caller holds the commit lock, so the
-// new ones can be made while reads go on; they are put in place at once.
-func (p *packer) drop(log []*transaction) error {
-	packed := make([]*transaction, 0, len(log))
-	objects := make(map[raidstorage.OID]*object)
-	var size, live int64
+// rewrite is the log and the objects as a pack leaves them. They can be made while reads
+// go on, and are put in place at once.
+type rewrite struct {
+	p           *packer
+	log         []*transaction
+	objects     map[raidstorage.OID]*object
+	bytes, live int64
+}
+
+// add takes in further transactions. Those up to the pack time must be in one call.
+func (w *rewrite) add(log []*transaction) {
+	p := w.p
 	for n, old := range log {
 		txn := old
 		if old.TID <= p.through {
@@ -213,35 +221,43 @@ func (p *packer) drop(log []*transaction) error {
 				continue
 			}
 		}
-		txn = p.detach(txn, objects)
+		txn = p.detach(txn, w.objects)
 		for i := range txn.records {
-			rec := &txn.records[i]
-			obj := objects[rec.oid]
-			if obj == nil {
-				obj = &object{}
-				obj.revs = obj.first[:0]
-				objects[rec.oid] = obj
-			}
-			obj.revs = append(obj.revs, rec)
+			w.addRecord(&txn.records[i])
 		}
 		if txn != old { // else iterations may be reading it
 			txn.bytes = txn.size()
 		}
-		size += txn.bytes
-		packed = append(packed, txn)
+		w.bytes += txn.bytes
+		w.log = append(w.log, txn)
 	}
-	for _, obj := range objects {
-		if obj.revs[len(obj.revs)-1].data != nil {
-			live++
-		}
+}
+
+func (w *rewrite) addRecord(rec *record) {
+	obj := w.objects[rec.oid]
+	if obj == nil {
+		obj = &object{}
+		obj.revs = obj.first[:0]
+		w.objects[rec.oid] = obj
+	} else if obj.revs[len(obj.revs)-1].data != nil {
+		w.live--
 	}
-	db := p.h.db
+	if rec.data != nil {
+		w.live++
+	}
+	obj.revs = append(obj.revs, rec)
+}
+
+// install puts it in place. The caller holds the commit lock.
+func (w *rewrite) install() error {
+	db := w.p.h.db
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if p.h.closed.Load() {
+	if w.p.h.closed.Load() {
 		return raidstorage.ErrClosed
 	}
-	db.log, db.objects, db.bytes, db.live = packed, objects, size, live
+	db.log, db.objects, db.bytes, db.live = w.log, w.objects, w.bytes, w.live
+	db.rewrites++
 	return nil
 }
 

@@ -39,6 +39,7 @@ func (s *Storage) TruncateAfter(ctx context.Context, tid, last raidstorage.TID) 
 	defer db.mu.Unlock()
 	removed := db.log[keep:]
 	db.log = slices.Clone(db.log[:keep]) // iterations may go on over the old one
+	db.rewrites++
 	for _, txn := range slices.Backward(removed) {
 		for i := range txn.records {
 			db.dropLast(txn.records[i].oid)

@@ -61,6 +61,8 @@ type database struct {
 	live    int64           // objects that are not deleted
 	bytes   int64
 	voted   *txn // the holder of commit, while it is voted
+	// rewrites counts how often log was replaced, instead of grown.
+	rewrites int
 
 	subsMu sync.Mutex // held while subscribers are called
 	subs   []*subscription

@@ -21,9 +21,10 @@ const (
 	Sizer
 	RecordIterator
 	GarbageFinder
+	StagedPacker
 
 	// All is every optional interface.
-	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator | GarbageFinder
+	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator | GarbageFinder | StagedPacker
 )
 
 // Has tells whether all of other are in the set.
@@ -71,6 +72,7 @@ func interfaces() []optional {
 		{Sizer, reflect.TypeFor[raidstorage.Sizer]()},
 		{RecordIterator, reflect.TypeFor[raidstorage.RecordIterator]()},
 		{GarbageFinder, reflect.TypeFor[raidstorage.GarbageFinder]()},
+		{StagedPacker, reflect.TypeFor[raidstorage.StagedPacker]()},
 	}
 }
 

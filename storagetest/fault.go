@@ -43,6 +43,11 @@ const (
 	CallHistory        Call = "history"
 	CallPack           Call = "pack"
 	CallFindGarbage    Call = "findgarbage"
+	CallStagePack      Call = "stagepack"
+	CallRelinked       Call = "relinked" // this and the next three are of a staged pack
+	CallCatchUp        Call = "catchup"
+	CallSwitch         Call = "switch"
+	CallEndPack        Call = "endpack" // does reach the storage, as Abort
 	CallOpenBlob       Call = "openblob"
 	CallTruncate       Call = "truncate"
 	CallSize           Call = "size"

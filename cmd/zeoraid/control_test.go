@@ -276,7 +276,10 @@ func TestVerbsAndTheirExitStatus(t *testing.T) {
 		{args: "verify -keep-all -rate 100", want: 2, out: "backend a: ", err: "the backends differ", before: func() {
 			c.backend("a").Inject(storagetest.Fault{Call: storagetest.CallNext, Kind: storagetest.Corrupt})
 		}},
-		{args: "pack", want: 2, err: "backend b: pack", before: func() { c.backend("a").Clear(); c.backend("b").Inject(storagetest.Fault{Call: storagetest.CallPack}) }},
+		{args: "pack", want: 2, err: "backend b: pack", before: func() {
+			c.backend("a").Clear()
+			c.backend("b").Inject(storagetest.Fault{Call: storagetest.CallStagePack})
+		}},
 		{args: "pack -mirror other", want: 3, err: `no mirror "other", but main`},
 		{args: "disable a", want: 0, out: "a is disabled"},
 		{args: "recover a -wait", want: 2, err: "connection refused", before: func() {
