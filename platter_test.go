@@ -34,6 +34,7 @@ type platter struct {
 	// What is to happen next, once each.
 	slowSync, slowStart            time.Duration
 	failSync, failStart, loseStart bool
+	keepNothing                    bool // at the next opening
 }
 
 func newPlatter(name string, seed uint64) *platter {
@@ -61,17 +62,14 @@ func (p *platter) Open(context.Context) (raidstorage.Storage, error) {
 	if p.handle != nil {
 		p.handle.Close()
 	}
-	kept := p.durable
+	kept, stop := p.durable, p.keepNothing
 	var last raidstorage.TID
 	for _, tid := range p.tids() {
-		if last = tid; tid > p.durable && p.rng.IntN(3) > 0 && kept < tid {
-			kept = tid
-		} else if tid > p.durable {
-			break
+		if last = tid; tid > p.durable && !stop {
+			if stop = p.rng.IntN(3) == 0; !stop {
+				kept = tid
+			}
 		}
-	}
-	if all := p.tids(); len(all) > 0 {
-		last = all[len(all)-1]
 	}
 	if last > kept {
 		if err := p.store.TruncateAfter(context.Background(), kept, last); err != nil {
@@ -79,7 +77,7 @@ func (p *platter) Open(context.Context) (raidstorage.Storage, error) {
 		}
 	}
 	p.open++
-	p.durable, p.broken, p.syncing = kept, false, nil
+	p.durable, p.broken, p.syncing, p.keepNothing = kept, false, nil, false
 	p.handle = p.store.Another(p.name)
 	return platterStorage{p.handle, p, p.open}, nil
 }

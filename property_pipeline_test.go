@@ -258,14 +258,14 @@ func (r *pipeRun) play() {
 		if r.err != nil {
 			return
 		}
-		var news raidstorage.TID
+		var news []raidstorage.TID
 		r.m.Subscribe(func(inv raidstorage.Invalidation) {
-			if inv.TID <= news {
+			if len(news) > 0 && inv.TID <= news[len(news)-1] {
 				r.failf("told of %v after %v", inv.TID, news)
 			}
-			news = inv.TID
+			news = append(news, inv.TID)
 		})
-		m := r.m
+		m, earlier := r.m, len(r.told)
 		var wg sync.WaitGroup
 		for c := range 3 + r.rng.IntN(5) {
 			rng := rand.New(rand.NewPCG(r.rng.Uint64(), uint64(c)))
@@ -281,6 +281,8 @@ func (r *pipeRun) play() {
 			wg.Wait()
 		} else {
 			wg.Wait()
+			time.Sleep(10 * time.Second) // what is in doubt is resolved
+			r.judgeNews(r.told[earlier:], news)
 			if err := m.Close(); err != nil {
 				r.note("close: %v", err)
 			}
@@ -297,6 +299,29 @@ func (r *pipeRun) play() {
 		r.m.Close()
 	}
 	time.Sleep(time.Minute) // calls that hang, and were given up, end
+}
+
+// judgeNews checks that subscribers were told of what became visible without an
+// acknowledgement, and of nothing else (R3).
+func (r *pipeRun) judgeNews(told []pipeTxn, news []raidstorage.TID) {
+	last, err := r.m.LastTID(context.Background())
+	if err != nil {
+		r.failf("LastTID: %w", err)
+		return
+	}
+	visible := make(map[string]raidstorage.TID)
+	for txn, err := range r.m.Iterate(context.Background(), 1, last) {
+		if err != nil {
+			return // no backend is left that could be asked
+		}
+		visible[string(txn.Description)] = txn.TID
+	}
+	for _, t := range told {
+		tid, there := visible[t.id]
+		if want := t.fate == propUnknown && there; want != slices.Contains(news, tid) && there {
+			r.failf("%s is %v, its fate %v; subscribers were told of %v", t.id, tid, t.fate, news)
+		}
+	}
 }
 
 // judge compares what was told with the logs.
