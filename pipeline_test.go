@@ -221,6 +221,41 @@ func TestADroppedBackendDoesNotCountForTheNextOne(t *testing.T) {
 	})
 }
 
+// L4: a backend that a read has found to fail leaves the record before a transaction is
+// acknowledged without it, also one that votes behind others in flight.
+func TestAVoteBehindOthersIsNotWithoutABackendOfTheRecord(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		first := w.mustCommit(m, 1, "a")
+		w.backend("b1").Inject(once(hang(storagetest.CallAwait)))
+		t1 := finishing(voteFor(t, m, 1, first, "b"))
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallLoad})
+		for range 2 { // by turns: the second one at the latest asks b2
+			wantData(t, m, 1, "a")
+		}
+		var inSync []string
+		var logged int
+		acknowledged := make(chan error)
+		go func() {
+			_, err := commit(m, 2, "c")
+			record, _ := w.reg.inner.Load(context.Background())
+			inSync, logged = record.InSync, len(w.log("b2"))
+			acknowledged <- err
+		}()
+		synctest.Wait()
+		w.backend("b1").Release()
+		if err := <-acknowledged; err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(inSync, "b2") && logged < 3 {
+			t.Errorf("acknowledged with in sync = %v, and b2 has %d transactions", inSync, logged)
+		}
+		if <-t1.done; t1.err != nil {
+			t.Error(t1.err)
+		}
+	})
+}
+
 // L5: a resolve rolls forward all that was in flight, in order.
 func TestAllThatWasInFlightIsRolledForward(t *testing.T) {
 	t.Parallel()
