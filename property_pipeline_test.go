@@ -258,8 +258,11 @@ func (r *pipeRun) play() {
 		if r.err != nil {
 			return
 		}
+		var newsMu sync.Mutex
 		var news []raidstorage.TID
 		r.m.Subscribe(func(inv raidstorage.Invalidation) {
+			newsMu.Lock()
+			defer newsMu.Unlock()
 			if len(news) > 0 && inv.TID <= news[len(news)-1] {
 				r.failf("told of %v after %v", inv.TID, news)
 			}
@@ -282,7 +285,10 @@ func (r *pipeRun) play() {
 		} else {
 			wg.Wait()
 			time.Sleep(10 * time.Second) // what is in doubt is resolved
-			r.judgeNews(r.told[earlier:], news)
+			newsMu.Lock()
+			told := slices.Clone(news)
+			newsMu.Unlock()
+			r.judgeNews(r.told[earlier:], told)
 			if err := m.Close(); err != nil {
 				r.note("close: %v", err)
 			}
@@ -409,11 +415,7 @@ func TestPipelineHistories(t *testing.T) {
 	acknowledged, unknown, shared := 0, 0, 0
 	for seed := first; seed < first+count; seed++ {
 		r := newPipeRun(seed)
-		dog := time.AfterFunc(propPatience, func() {
-			panic(fmt.Sprintf("RAIDSTORAGE_SEED=%d hangs\n%s", seed, propStacks()))
-		})
-		synctest.Test(t, func(*testing.T) { r.play() })
-		dog.Stop()
+		pipePlay(t, r, seed)
 		if r.err != nil {
 			t.Fatalf("RAIDSTORAGE_SEED=%d: %v\n%s", seed, r.err, joinLines(r.trace))
 		}
@@ -433,6 +435,15 @@ func TestPipelineHistories(t *testing.T) {
 	if count >= 100 && (unknown == 0 || shared < 3) {
 		t.Errorf("%d unknown, at most %d share a sync: the histories do not test what they are for", unknown, shared)
 	}
+}
+
+// pipePlay plays one history, in a bubble.
+func pipePlay(t *testing.T, r *pipeRun, seed uint64) {
+	dog := time.AfterFunc(propPatience, func() {
+		panic(fmt.Sprintf("RAIDSTORAGE_SEED=%d hangs\n%s", seed, propStacks()))
+	})
+	defer dog.Stop() // also if the bubble fails
+	synctest.Test(t, func(*testing.T) { r.play() })
 }
 
 func joinLines(lines []string) string {
