@@ -72,8 +72,10 @@ type session struct {
 	starter LoadStarter // the storage, if it is one; else nil
 	started startedLoads
 	calls   chan job // what the worker goroutine makes, one after the other
+	waits   chan job // what the other one waits for: finishes that were started
 	quit    chan struct{}
 	idle    chan struct{} // closed when the worker has ended
+	waited  chan struct{} // closed when the other one has
 	dead    atomic.Bool
 	packs   atomic.Bool // a call of its Pack has not returned
 	cancel  func()      // ends the subscription, if any
@@ -83,39 +85,48 @@ type session struct {
 // serial, so more than a few mean that it hangs.
 const callBuffer = 8
 
+// waitBuffer is how many finishes may be waited for: those in flight, and as many that
+// were given up.
+const waitBuffer = 2 * pipelineDepth
+
 func (m *Mirror) newSession(b *backend, storage Storage) *session {
 	s := &session{
 		b: b, storage: storage, timely: timely{storage, func() time.Duration { return m.tuned().Timeouts.Read }},
-		calls: make(chan job, callBuffer),
-		quit:  make(chan struct{}),
-		idle:  make(chan struct{}),
+		calls:  make(chan job, callBuffer),
+		waits:  make(chan job, waitBuffer),
+		quit:   make(chan struct{}),
+		idle:   make(chan struct{}),
+		waited: make(chan struct{}),
 	}
 	s.starter, _ = storage.(LoadStarter)
-	if !m.run(s.work) { // the mirror has closed; so will this session
+	if !m.run(func() { s.work(s.calls, s.idle) }) { // the mirror has closed; so will this session
 		close(s.idle)
+	}
+	if !m.run(func() { s.work(s.waits, s.waited) }) {
+		close(s.waited)
 	}
 	return s
 }
 
-// work is the worker: it makes the calls, until the session is closed.
-func (s *session) work() {
-	defer close(s.idle)
+// work is a worker: it makes the calls, until the session is closed.
+func (s *session) work(calls chan job, ended chan struct{}) {
+	defer close(ended)
 	for {
 		select {
-		case c := <-s.calls:
+		case c := <-calls:
 			c.round.answerFor(c.index)
 		case <-s.quit:
-			s.drain()
+			drain(calls)
 			return
 		}
 	}
 }
 
 // drain answers what waits for a worker that ends: the storage is closed.
-func (s *session) drain() {
+func drain(calls chan job) {
 	for {
 		select {
-		case c := <-s.calls:
+		case c := <-calls:
 			c.round.answerFor(c.index)
 		default:
 			return
@@ -171,6 +182,7 @@ func (m *Mirror) closeSession(s *session) error {
 		s.started.end()
 		close(s.quit)
 		<-s.idle
+		<-s.waited
 		done <- err
 	}
 	if !m.run(end) {

@@ -16,8 +16,12 @@ package raidstorage
 //	                  drop who failed: at least W have finished; the record first (C8)
 //	                  make it visible, free the slot, return: the acknowledgement
 //
+// Where all backends can start a finish and wait for it later, the slot is free as
+// soon as the finish was started; what is different then is in pipeline.go.
+//
 // Invariant: between Vote and the end of the transaction nothing else changes the
-// record or what is visible. Crash points: before the first finish nothing happened
+// record or what is visible, but the end of an earlier one. Crash points: before the
+// first finish nothing happened
 // (backends forget a voted transaction); after it some of I may hold the
 // transaction and others not, which start-up or resolve evens out before anything
 // is served; after the last nothing is missing but the reply.
@@ -45,7 +49,7 @@ func (t *mirrorTxn) Vote(ctx context.Context) (Vote, error) {
 		t.end()
 		return Vote{}, err
 	}
-	if err := t.m.lockCommit(ctx); err != nil {
+	if err := t.m.lockVote(ctx); err != nil {
 		t.end()
 		return Vote{}, err
 	}
@@ -82,15 +86,19 @@ func (t *mirrorTxn) end() {
 func (t *mirrorTxn) vote(ctx context.Context) (Vote, error) {
 	var last error
 	for range voteAttempts {
+		before, err := t.m.inFrontOf(ctx, t)
+		if err != nil {
+			return Vote{}, err
+		}
 		// A backend of the record that does not take part must leave it first (C4),
 		// whoever found out that it fails.
-		if t.m.unresolved != nil || !t.m.covers(t.m.view.Load()) {
+		if before == nil && (t.m.unresolved != nil || !t.m.covers(t.m.view.Load())) {
 			if err := t.m.resolve(ctx); err != nil {
 				return Vote{}, err
 			}
 		}
-		v, err := t.voteOnce(ctx)
-		if err == nil || t.m.unresolved == nil {
+		v, again, err := t.voteOnce(ctx, before)
+		if err == nil || !again {
 			return v, err
 		}
 		last = err
@@ -98,47 +106,59 @@ func (t *mirrorTxn) vote(ctx context.Context) (Vote, error) {
 	return Vote{}, last
 }
 
-// voteOnce makes one attempt. If it leaves m.unresolved set, another one may succeed.
-func (t *mirrorTxn) voteOnce(ctx context.Context) (Vote, error) {
+// voteOnce makes one attempt, behind the flight before, if that is not nil, and tells
+// whether another one may succeed.
+func (t *mirrorTxn) voteOnce(ctx context.Context, before *flight) (v Vote, again bool, err error) {
 	m := t.m
 	m.mu.Lock()
 	stopped := m.stopped
 	m.mu.Unlock()
 	if stopped != nil {
-		return Vote{}, stopped
+		return Vote{}, false, stopped
 	}
 	view := m.view.Load()
-	if !m.covers(view) { // a read has found out meanwhile that one of them fails
+	after := view.last
+	if before != nil {
+		if !slices.Equal(view.sessions, before.sessions) { // L4: all that before was started on, which is all of I
+			return Vote{}, true, errVoteAgain
+		}
+		after = before.tid // L7
+	} else if !m.covers(view) { // a read has found out meanwhile that one of them fails
 		m.unresolved = errors.New("a backend in sync does not take part")
-		return Vote{}, m.unresolved
+		return Vote{}, true, m.unresolved
 	}
 	if len(view.sessions) < m.tuned().WriteQuorum {
-		return Vote{}, &UnavailableError{InSync: len(view.sessions), Need: m.tuned().WriteQuorum}
+		return Vote{}, false, &UnavailableError{InSync: len(view.sessions), Need: m.tuned().WriteQuorum}
 	}
 	if err := t.undoable(); err != nil {
-		return Vote{}, err
+		return Vote{}, false, err
 	}
 	meta := t.meta
-	if err := t.chooseTID(ctx, &meta, view.last); err != nil {
-		return Vote{}, err
+	if err := t.chooseTID(ctx, &meta, after); err != nil {
+		return Vote{}, false, err
 	}
 	results := round(ctx, m, "vote", view.sessions, m.tuned().Timeouts.Vote,
 		func(ctx context.Context, _ int, s *session) (voter, error) { return t.voteAt(ctx, s, meta) },
 		func(late voter) { late.txn.Abort(context.WithoutCancel(ctx)) })
-	voters, err := m.judge(ctx, &t.log, view.last, results)
+	if before != nil && !unanimous(after, results) {
+		if err := m.landBeforeJudging(ctx, view, results); err != nil {
+			return Vote{}, err == errVoteAgain, err
+		}
+	}
+	voters, err := m.judge(ctx, &t.log, after, results)
 	if err != nil {
 		m.abortAll(ctx, voters)
-		return Vote{}, err
+		return Vote{}, m.unresolved != nil, err // nothing is in flight
 	}
 	if t.explicit {
 		if err := t.m.tids.claim(ctx, meta.TID); err != nil {
 			m.abortAll(ctx, voters)
-			return Vote{}, unavailable(err)
+			return Vote{}, false, unavailable(err)
 		}
 	}
 	t.meta, t.voters = meta, voters
 	t.undoes(voters[0].vote.Changed)
-	return Vote{Changed: voters[0].vote.Changed, Last: view.last}, nil
+	return Vote{Changed: voters[0].vote.Changed, Last: after}, false, nil
 }
 
 // undoable refuses what backends that are packed, or not, would answer differently
@@ -256,11 +276,11 @@ func (t *mirrorTxn) Finish(ctx context.Context) (TID, error) {
 	done := make(chan error, 1)
 	var told atomic.Bool // the caller has its answer, or takes the one in done
 	run := func() {
-		err := t.m.finish(context.WithoutCancel(ctx), t)
-		if !told.CompareAndSwap(false, true) && err == nil {
-			t.m.notify(t.invalidation()) // the caller was told that the outcome is unknown
-		}
-		t.m.unlockCommit()
+		err := t.m.finish(context.WithoutCancel(ctx), t, func(err error) {
+			if !told.CompareAndSwap(false, true) && err == nil {
+				t.m.notify(t.invalidation()) // the caller was told that the outcome is unknown
+			}
+		})
 		t.settle(true)
 		t.log.release()
 		done <- err
@@ -307,46 +327,80 @@ func (m *Mirror) endVoted() {
 	}
 }
 
-// finish carries out steps C5 to C8 with the commit slot held.
-func (m *Mirror) finish(ctx context.Context, t *mirrorTxn) error {
-	tid := t.meta.TID
-	sessions := make([]*session, len(t.voters))
-	for i, v := range t.voters {
-		sessions[i] = v.session
+// finish carries out steps C5 to C8, and frees the commit slot. ended is called with
+// the outcome before a later transaction ends.
+func (m *Mirror) finish(ctx context.Context, t *mirrorTxn, ended func(error)) error {
+	f, err := m.takeOff(ctx, t)
+	switch {
+	case err != nil:
+		m.unlockCommit()
+		return err
+	case f != nil:
+		m.unlockCommit()
+		return m.land(ctx, f, ended)
 	}
+	defer m.unlockCommit()
+	sessions := t.sessions()
 	results := round(ctx, m, "finish", sessions, m.tuned().Timeouts.Finish,
 		func(ctx context.Context, i int, s *session) (TID, error) {
 			got, err := t.voters[i].txn.Finish(ctx)
-			if err == nil && got != tid {
-				err = &ContradictionError{Op: "finish " + tid.String(), Answers: map[string]string{s.b.cfg.Name: got.String()}}
+			if err == nil && got != t.meta.TID {
+				err = &ContradictionError{Op: "finish " + t.meta.TID.String(), Answers: map[string]string{s.b.cfg.Name: got.String()}}
 			}
 			return got, err
 		}, nil)
-	var failed []*session
-	var errs *multierror.Error
-	for _, r := range results {
-		if r.err != nil {
-			failed = append(failed, r.session)
-			errs = gather(errs, r.err)
-			m.fault(r.session, r.err)
+	errs := make([]error, len(results))
+	for i, r := range results {
+		errs[i] = r.err
+	}
+	err = m.conclude(ctx, t, errs)
+	ended(err)
+	return err
+}
+
+// conclude is C8: errs are what the voters' finishes said. The commit slot is held and
+// nothing else is in flight, or t is the oldest that is.
+func (m *Mirror) conclude(ctx context.Context, t *mirrorTxn, errs []error) error {
+	tid := t.meta.TID
+	var finished, failed []*session
+	var reasons *multierror.Error
+	for i, v := range t.voters {
+		inSync := slices.Contains(m.record.InSync, v.session.b.cfg.Name) // L4: else dropped for an earlier one
+		switch {
+		case errs[i] != nil:
+			reasons = gather(reasons, errs[i])
+			if !v.session.dead.Load() {
+				m.fault(v.session, errs[i])
+			}
+			if inSync {
+				failed = append(failed, v.session)
+			}
+		case inSync:
+			finished = append(finished, v.session)
 		}
+	}
+	if m.unresolved != nil { // L3
+		m.doubtful[tid] = true
+		return &OutcomeUnknownError{TID: tid, Err: fmt.Errorf("so is that of an earlier transaction: %v", m.unresolved)}
 	}
 	// C8: fewer than W copies, or a record that does not say who has them, is no
 	// acknowledgement, even though the transaction may turn out to be committed.
-	if confirmed := len(results) - len(failed); confirmed < m.tuned().WriteQuorum {
-		m.doubt(tid, errs)
-		return &OutcomeUnknownError{TID: tid, Err: errs}
+	if len(finished) < m.tuned().WriteQuorum {
+		err := reasons.ErrorOrNil()
+		if err == nil {
+			err = errors.New("too few backends are left in sync")
+		}
+		m.doubt(tid, err)
+		return &OutcomeUnknownError{TID: tid, Err: err}
 	}
 	if len(failed) > 0 {
-		if err := m.removeFromRecord(ctx, failed, errs.Error()); err != nil {
+		if err := m.removeFromRecord(ctx, failed, reasons.Error()); err != nil {
 			m.doubt(tid, err)
-			return &OutcomeUnknownError{TID: tid, Err: gather(errs, err)}
+			return &OutcomeUnknownError{TID: tid, Err: gather(reasons, err)}
 		}
 	}
-	for _, r := range results {
-		if r.err == nil {
-			r.session.b.commits.Add(1)
-		}
+	for _, s := range finished {
+		s.b.commits.Add(1)
 	}
 	m.oids.raise(t.log.maxOID)
 	m.committed.Add(1)

@@ -16,3 +16,6 @@ func On(s State, e healthEvent) (State, bool) { return s.on(e) }
 func ConditionOf(states []State, quorum int, stopped bool) Condition {
 	return condition(states, quorum, stopped)
 }
+
+// PipelineDepth is pipelineDepth.
+const PipelineDepth = pipelineDepth

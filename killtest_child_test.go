@@ -96,7 +96,7 @@ type killOrder struct {
 
 // Four objects that all goroutines count up.
 const (
-	killWriters      = 4
+	killWriters      = 8
 	firstKillCounter = raidstorage.OID(1 << 20) // beyond what NewOIDs gives out at first
 )
 

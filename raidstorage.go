@@ -34,8 +34,9 @@ type Mirror struct {
 	tuning   atomic.Pointer[tuning] // replaced with the commit slot held
 
 	// commit is the commit slot: one slot, held from choosing a tid to the
-	// acknowledgement (rule C1), and for every other change of the record or of
-	// what is visible. It guards the fields that follow.
+	// acknowledgement, or the start of the finish (rule C1), and for every other change
+	// of the record or of what is visible. It guards the fields that follow, while
+	// nothing is in flight; else they are those of the oldest that is. See pipeline.go.
 	commit     chan struct{}
 	record     Membership
 	unresolved error        // why the tails must be compared before the next commit (rules C6, C9)
@@ -66,6 +67,7 @@ type Mirror struct {
 	throttle    throttle
 	scrubbing   ScrubStatus // of the scrub, as far as it changes
 	voted       *mirrorTxn  // the last one that voted
+	flights     []*flight   // oldest first; the slice is replaced, never changed
 	subscribers map[*subscriber]bool
 }
 
@@ -153,6 +155,7 @@ func (m *Mirror) Close() error {
 	m.stop() // waiting calls see it
 	m.endVoted()
 	m.commit <- struct{}{} // what holds it now ends within the timeouts
+	m.landed(context.Background())
 	var errs *multierror.Error
 	var wg sync.WaitGroup
 	for _, b := range m.backends {
@@ -184,29 +187,6 @@ func (m *Mirror) Close() error {
 // run starts a goroutine that Close waits for, and tells whether it did: not after
 // Close. Everything it does is bounded by m.ctx or a timeout.
 func (m *Mirror) run(f func()) bool { return m.routines.start(f) }
-
-// lockCommit takes the commit slot.
-func (m *Mirror) lockCommit(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case m.commit <- struct{}{}:
-	default:
-		select {
-		case m.commit <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-m.ctx.Done():
-			return ErrClosed
-		}
-	}
-	if m.ctx.Err() != nil {
-		<-m.commit
-		return ErrClosed
-	}
-	return nil
-}
 
 func (m *Mirror) unlockCommit() { <-m.commit }
 
@@ -256,8 +236,16 @@ func supports[C any](m *Mirror) error {
 	return &UnsupportedError{Storage: m.cfg.Name, Capability: capability.Name()}
 }
 
-// LastTID returns the tid of the last acknowledged transaction.
+// LastTID returns the tid of the last acknowledged transaction. While a voted one
+// waits for its Finish, that is what it has seen as the last: LastTID waits until all
+// before it have ended.
 func (m *Mirror) LastTID(ctx context.Context) (TID, error) {
+	if f := m.beforeVoted(); f != nil {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		}
+	}
 	v := m.view.Load()
 	if v.closed {
 		return 0, ErrClosed

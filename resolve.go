@@ -8,7 +8,8 @@ package raidstorage
 //	lock all of I by the vote of an empty transaction
 //	those that fail leave the record, but not below StartQuorum (S2)
 //	all tails equal: that is the visible state; free the locks; serve (S4)
-//	a tail that is a beginning of the longest: roll it forward (S5) and start over
+//	a tail that is a beginning of the longest: roll it forward (S5) and start over;
+//	it may lack what was in flight (pipeline.go, L5)
 //	tails that part: keep the longest, drop the rest (S6; tie: what most have, then
 //	the first configured, since neither was acknowledged)
 //
@@ -199,7 +200,7 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 	return tails, failed
 }
 
-// compareTails returns the backends that lack only a trailing transaction of ours,
+// compareTails returns the backends that lack only trailing transactions of ours,
 // and those that must leave the record. An error says that they cannot be compared.
 func (m *Mirror) compareTails(ctx context.Context, tails []tail) (behind, bad []tail, err error) {
 	keep, seen := m.longest(tails), m.view.Load().last
@@ -213,8 +214,8 @@ func (m *Mirror) compareTails(ctx context.Context, tails []tail) (behind, bad []
 			return nil, nil, err
 		case t.last < seen:
 			reason = fmt.Errorf("its log ends at %v, before the last acknowledged transaction %v", t.last, seen)
-		case reason == nil && missing > 1:
-			reason = fmt.Errorf("its log ends at %v, more than one transaction before the others", t.last)
+		case reason == nil && missing > pipelineDepth:
+			reason = fmt.Errorf("its log ends at %v, more than %d transactions before the others", t.last, pipelineDepth)
 		case reason == nil:
 			behind = append(behind, t)
 			continue
@@ -266,7 +267,7 @@ func count(tails []tail, t tail) (n int) {
 	return n
 }
 
-// missing counts the transactions, up to two, that keep has after short's end. A
+// missing counts the transactions, up to pipelineDepth+1, that keep has after short's end. A
 // reason says that short's log is not a beginning of keep's, an error that keep
 // cannot be asked.
 func (m *Mirror) missing(ctx context.Context, short, keep tail) (n int, reason, err error) {
@@ -283,7 +284,7 @@ func (m *Mirror) missing(ctx context.Context, short, keep tail) (n int, reason, 
 			return -1, err
 		}
 		for _, err := range source.timely.Iterate(ctx, short.last+1, keep.last) {
-			if n++; err != nil || n > 1 {
+			if n++; err != nil || n > pipelineDepth {
 				return n, err
 			}
 		}
@@ -295,19 +296,21 @@ func (m *Mirror) missing(ctx context.Context, short, keep tail) (n int, reason, 
 	return n, reason, err
 }
 
-// rollForward copies the trailing transaction to those that lack it.
+// rollForward copies the trailing transactions to those that lack them, in order (L5).
 func (m *Mirror) rollForward(ctx context.Context, tails, behind []tail) error {
 	keep := m.longest(tails)
 	source := keep.voter.session
 	for _, t := range behind {
 		_, err := onWorker(ctx, m, "roll forward", t.voter.session, func(ctx context.Context) (struct{}, error) {
-			for txn, err := range source.timely.Iterate(ctx, t.last+1, keep.last) {
+			last := t.last
+			for txn, err := range source.timely.Iterate(ctx, last+1, keep.last) {
 				if err != nil {
 					return struct{}{}, &iterationError{source, err}
 				}
-				if err := copyTransaction(ctx, t.voter.session.storage, txn, t.last); err != nil {
+				if err := copyTransaction(ctx, t.voter.session.storage, txn, last); err != nil {
 					return struct{}{}, err
 				}
+				last = txn.TID
 			}
 			return struct{}{}, nil
 		})

@@ -55,6 +55,17 @@ type roundOf[T any] struct {
 // late, if that is not nil, on the worker.
 func round[T any](ctx context.Context, m *Mirror, op string, sessions []*session, timeout time.Duration,
 	fn func(context.Context, int, *session) (T, error), late func(T)) []result[T] {
+	r := newRound(ctx, sessions, timeout, fn, late)
+	for i, s := range sessions {
+		r.send(i, s.calls)
+	}
+	r.wait(ctx, m, timeout)
+	return r.results(op)
+}
+
+// newRound is a round of which each call is yet to be sent to a worker, or answered.
+func newRound[T any](ctx context.Context, sessions []*session, timeout time.Duration,
+	fn func(context.Context, int, *session) (T, error), late func(T)) *roundOf[T] {
 	r := &roundOf[T]{sessions: sessions, fn: fn, late: late, done: make(chan struct{})}
 	r.ctx.Context, r.ctx.timeout = ctx, timeout
 	r.slots = r.few[:0]
@@ -63,21 +74,23 @@ func round[T any](ctx context.Context, m *Mirror, op string, sessions []*session
 	}
 	r.slots = r.slots[:len(sessions)]
 	r.left.Store(int32(len(sessions)))
-	for i, s := range sessions {
-		select {
-		case <-s.quit:
-			r.answer(i, r.slots[i].value, ErrClosed)
-			continue
-		default:
-		}
-		select {
-		case s.calls <- job{r, i}:
-		default: // its worker hangs
-			r.answer(i, r.slots[i].value, fmt.Errorf("%d calls are waiting: %w", callBuffer, context.DeadlineExceeded))
-		}
+	return r
+}
+
+// send gives one backend's call to a worker of its session.
+func (r *roundOf[T]) send(i int, worker chan job) {
+	var none T
+	select {
+	case <-r.sessions[i].quit:
+		r.answer(i, none, ErrClosed)
+		return
+	default:
 	}
-	r.wait(ctx, m)
-	return r.results(op)
+	select {
+	case worker <- job{r, i}:
+	default: // it hangs
+		r.answer(i, none, fmt.Errorf("%d calls are waiting: %w", cap(worker), context.DeadlineExceeded))
+	}
 }
 
 // answerFor makes one backend's call, on its worker.
@@ -105,12 +118,12 @@ func (r *roundOf[T]) answer(i int, value T, err error) bool {
 
 // wait ends when all have answered, or at the timeout. It has a timer of its own,
 // used again and again, so that the round's context need not become real.
-func (r *roundOf[T]) wait(ctx context.Context, m *Mirror) {
+func (r *roundOf[T]) wait(ctx context.Context, m *Mirror, timeout time.Duration) {
 	timer, ok := m.timers.Get().(*time.Timer)
 	if ok {
-		timer.Reset(r.ctx.timeout)
+		timer.Reset(timeout)
 	} else {
-		timer = time.NewTimer(r.ctx.timeout)
+		timer = time.NewTimer(timeout)
 	}
 	select {
 	case <-r.done:

@@ -114,6 +114,24 @@ type Txn interface {
 	Abort(ctx context.Context) error
 }
 
+// FinishStarter is a Txn whose Finish can be made in two steps, so that others vote
+// while it is on its way to the disk. A mirror of storages whose transactions can do so
+// lets its commits overlap.
+type FinishStarter interface {
+	Txn
+	// StartFinish, in place of Finish, decides that the voted transaction is the next
+	// one of the log, frees the commit lock, and returns; it does not wait for the
+	// disk. From then on votes take the transaction for committed: Vote.Last may be its
+	// tid. An error is as one of Finish.
+	//
+	// wait, which is called once, from any goroutine, returns when the transaction is
+	// durable, and visible as a whole, at the latest then. If it fails the outcome is
+	// unknown, and all that were started later fail as well. ctx ends only the waiting.
+	// Whatever happens, a crash included, a transaction is in the log only if all
+	// that were started before it are. Close waits for those that were started.
+	StartFinish(ctx context.Context) (wait func(ctx context.Context) error, err error)
+}
+
 // MaxMetaBytes is the longest User, Description and Extension, in bytes: their
 // lengths are 16-bit fields in a FileStorage transaction header.
 const MaxMetaBytes = 1<<16 - 1

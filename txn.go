@@ -35,6 +35,15 @@ type voter struct {
 	vote    Vote
 }
 
+// sessions are the voters'.
+func (t *mirrorTxn) sessions() []*session {
+	sessions := make([]*session, len(t.voters))
+	for i, v := range t.voters {
+		sessions[i] = v.session
+	}
+	return sessions
+}
+
 var (
 	_ UndoTxn = (*mirrorTxn)(nil)
 	_ BlobTxn = (*mirrorTxn)(nil)

@@ -101,6 +101,7 @@ func (l crashWorkload) options(dir string, seed uint64) filestorage.Options {
 func crashWorkloads() map[string]crashWorkload {
 	return map[string]crashWorkload{
 		"commit": {run: (*crashWork).commits},
+		"start":  {run: (*crashWork).starts},
 		"pack":   {run: (*crashWork).packs, saveAfter: 4000},
 		"index":  {run: (*crashWork).indexes, saveAfter: 1000},
 		"blob":   {run: (*crashWork).blobs, blobs: true},

@@ -11,7 +11,8 @@ import (
 // How commits share syncs.
 //
 // A transaction is written by Vote with status 'c', behind the last one, and is not
-// synced. Finish puts it into the queue, frees the commit lock, and waits. So the
+// synced. StartFinish, the first half of Finish, puts it into the queue and frees the
+// commit lock; then it is waited for. So the
 // next transaction is checked and written while this one is on its way to the disk.
 // One of those who wait works the queue off in rounds, each with one sync:
 //
@@ -52,8 +53,11 @@ import (
 //   - G5 LastTID is the last transaction that is committed. It must not change while
 //     a voted transaction holds the commit lock, although the queue before that is
 //     worked off: so LastTID waits for the queue then, and always returns that
-//     transaction's Vote.Last. A mirror, which does not vote before its own Finish has
-//     returned, meets an empty queue.
+//     transaction's Vote.Last.
+//   - G6 A finish that was started (StartFinish) is in the queue like one that waits
+//     already. It is worked off by the first who waits for it or for a later one, or by
+//     Close; rounds take transactions from the front only, so a durable one proves that
+//     those started before it are, too.
 //
 // A deferred transaction (Meta.Deferred) is shown to readers when it is put into the
 // queue; the queue is worked off by the next Finish that waits, by Flush, or in the

@@ -11,7 +11,7 @@ import (
 // later changes go to a temporary file until the vote.
 const spillAfter = 32 << 20
 
-// txn implements raidstorage.UndoTxn. Only the caller that owns it uses it; Close
+// txn implements raidstorage.UndoTxn and raidstorage.FinishStarter. Only the caller that owns it uses it; Close
 // of the storage ends it by refusing all later calls.
 type txn struct {
 	s        *Storage
@@ -203,37 +203,6 @@ func (t *txn) bytes(p payload) ([]byte, error) {
 		return nil, t.s.ioError("read staged data", err)
 	}
 	return data, nil
-}
-
-// Finish implements raidstorage.Txn. It frees the commit lock as soon as the
-// transaction is in the queue, and waits for the disk only, so ctx plays no part: once
-// it has begun, the outcome must not depend on the caller's patience.
-func (t *txn) Finish(context.Context) (raidstorage.TID, error) {
-	if t.state != stateVoted {
-		return 0, &raidstorage.TxnStateError{Op: "finish", State: t.state.String()}
-	}
-	if err := t.s.enter(); err != nil {
-		return 0, err // Close has aborted it
-	}
-	defer t.s.calls.Done()
-	t.pending.installed = nil // whatever happens now, the transaction may be committed
-	if err := t.commit(t.pending); err != nil {
-		return 0, &raidstorage.OutcomeUnknownError{TID: t.meta.TID, Err: err}
-	}
-	return t.meta.TID, nil
-}
-
-func (t *txn) commit(p *pending) error {
-	if !t.s.sync {
-		defer t.end()
-		return t.s.commitNow(p)
-	}
-	wait, err := t.s.enqueue(p)
-	t.end()
-	if err != nil || wait == nil {
-		return err
-	}
-	return t.s.await(context.Background(), wait)
 }
 
 // Abort implements raidstorage.Txn. Like Finish it waits for the disk only.

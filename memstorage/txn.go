@@ -214,6 +214,14 @@ func (t *txn) Undo(ctx context.Context, tid raidstorage.TID) error {
 	return nil
 }
 
+// StartFinish implements raidstorage.FinishStarter: there is nothing to wait for.
+func (t *txn) StartFinish(ctx context.Context) (wait func(context.Context) error, err error) {
+	if _, err := t.Finish(ctx); err != nil {
+		return nil, err
+	}
+	return func(context.Context) error { return nil }, nil
+}
+
 // Finish implements raidstorage.Txn. It does not wait, so ctx is not looked at.
 func (t *txn) Finish(context.Context) (raidstorage.TID, error) {
 	switch t.state {

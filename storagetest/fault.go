@@ -36,7 +36,8 @@ const (
 	CallUndo         Call = "undo"
 	CallStoreBlob    Call = "storeblob"
 	CallVote         Call = "vote"
-	CallFinish       Call = "finish"
+	CallFinish       Call = "finish" // StartFinish, too
+	CallAwait        Call = "await"  // of a finish that was started
 	CallAbort        Call = "abort"
 
 	CallUndoLog        Call = "undolog"

@@ -18,12 +18,16 @@ type faultyTxn struct {
 	lost  bool            // guarded by slot: aborted because of the cut
 }
 
-// undoTxn, blobTxn and undoBlobTxn have the optional methods that the inner
-// transaction has: raidstorage.Undo and StoreBlob look at the type.
+// These have the optional methods that the inner transaction has: raidstorage.Undo and
+// StoreBlob, and mirrors, look at the type.
 type (
-	undoTxn     struct{ *faultyTxn }
-	blobTxn     struct{ *faultyTxn }
-	undoBlobTxn struct{ undoTxn }
+	undoTxn          struct{ *faultyTxn }
+	blobTxn          struct{ *faultyTxn }
+	undoBlobTxn      struct{ undoTxn }
+	startTxn         struct{ *faultyTxn }
+	startUndoTxn     struct{ undoTxn }
+	startBlobTxn     struct{ blobTxn }
+	startUndoBlobTxn struct{ undoBlobTxn }
 )
 
 var (
@@ -31,6 +35,11 @@ var (
 	_ raidstorage.BlobTxn = blobTxn{}
 	_ raidstorage.UndoTxn = undoBlobTxn{}
 	_ raidstorage.BlobTxn = undoBlobTxn{}
+
+	_ raidstorage.FinishStarter = startTxn{}
+	_ raidstorage.FinishStarter = startUndoTxn{}
+	_ raidstorage.FinishStarter = startBlobTxn{}
+	_ raidstorage.FinishStarter = startUndoBlobTxn{}
 )
 
 // Begin is CallBegin.
@@ -54,7 +63,16 @@ func (f *FaultyStorage) Begin(ctx context.Context, meta raidstorage.Meta) (raids
 	t.abortIfCut() // CutOff may not have seen it yet
 	_, undo := inner.(raidstorage.UndoTxn)
 	_, blob := inner.(raidstorage.BlobTxn)
+	_, start := inner.(raidstorage.FinishStarter)
 	switch {
+	case start && undo && blob:
+		return startUndoBlobTxn{undoBlobTxn{undoTxn{t}}}, nil
+	case start && undo:
+		return startUndoTxn{undoTxn{t}}, nil
+	case start && blob:
+		return startBlobTxn{blobTxn{t}}, nil
+	case start:
+		return startTxn{t}, nil
 	case undo && blob:
 		return undoBlobTxn{undoTxn{t}}, nil
 	case undo:
@@ -207,6 +225,55 @@ func (t *faultyTxn) Finish(ctx context.Context) (raidstorage.TID, error) {
 	}
 	c.leave(tid, err)
 	return tid, err
+}
+
+// StartFinish is CallFinish, and its wait CallAwait.
+func (t startTxn) StartFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.startFinish(ctx)
+}
+
+// StartFinish is CallFinish, and its wait CallAwait.
+func (t startUndoTxn) StartFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.startFinish(ctx)
+}
+
+// StartFinish is CallFinish, and its wait CallAwait.
+func (t startBlobTxn) StartFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.startFinish(ctx)
+}
+
+// StartFinish is CallFinish, and its wait CallAwait.
+func (t startUndoBlobTxn) StartFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.startFinish(ctx)
+}
+
+// startFinish is Finish in two steps. A fault that keeps the wait from the storage
+// leaves the transaction as it was started: it may be committed.
+func (t *faultyTxn) startFinish(ctx context.Context) (func(context.Context) error, error) {
+	c := t.f.enter(CallFinish, 0, 0, t.cut)
+	wait, err := do(ctx, c, func(ctx context.Context) (wait func(context.Context) error, err error) {
+		err = t.alone(c, func() error {
+			starter, ok := t.inner.(raidstorage.FinishStarter)
+			if !ok {
+				return errors.ErrUnsupported // there is no such type of ours
+			}
+			wait, err = starter.StartFinish(ctx)
+			return err
+		})
+		return wait, err
+	}, nil)
+	if !isState(err) {
+		t.end() // without effect if the inner one was started
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		_, err := do(ctx, t.f.enter(CallAwait, 0, 0, t.cut), func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, wait(ctx)
+		}, nil)
+		return err
+	}, nil
 }
 
 // Abort is CallAbort. It always aborts the inner transaction, after the fault's
