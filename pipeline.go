@@ -178,7 +178,7 @@ func (m *Mirror) inFrontOf(ctx context.Context, t *mirrorTxn) (*flight, error) {
 
 // errVoteAgain says that the vote must be repeated: what was in flight before it does
 // not end well.
-var errVoteAgain error = &UnavailableError{Err: errors.New("an earlier transaction has failed meanwhile")}
+var errVoteAgain = errors.New("an earlier transaction has failed meanwhile")
 
 // landBeforeJudging waits until what was in flight before a vote that is not unanimous
 // has ended (L7). An error frees the votes' locks.

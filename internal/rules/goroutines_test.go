@@ -11,10 +11,11 @@ import (
 // test suite and of examples. Whoever adds one says who waits for its end.
 func starters() []string {
 	return []string{
-		"notify.go start",       // Mirror.run: Close waits
-		"raidstorage.go Close",  // waits itself
-		"startup.go openAll",    // waits itself
-		"startup.go firstStart", // waits itself
+		"notify.go start",         // Mirror.run: Close waits
+		"raidstorage.go Close",    // waits itself
+		"pack_steps.go switchAll", // waits itself
+		"startup.go openAll",      // waits itself
+		"startup.go firstStart",   // waits itself
 
 		"admin/jobs.go start",                       // Server.Shutdown waits
 		"cmd/zeoraid/serve.go serveAll",             // waits itself

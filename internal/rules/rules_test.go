@@ -218,7 +218,7 @@ func called(c *ast.CallExpr) string {
 
 // inBubbles are files that only run in a bubble of testing/synctest, where to sleep is
 // to let simulated time pass. Files that import it need not be listed.
-func inBubbles() []string { return []string{"property_faults_test.go"} }
+func inBubbles() []string { return []string{"platter_test.go", "property_faults_test.go"} }
 
 // TestNoSleep: what waits for time to pass is slow, or fails on a slow machine.
 func TestNoSleep(t *testing.T) {
