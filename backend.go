@@ -38,6 +38,10 @@ type backend struct {
 	// cancelRecovery ends the recovery, or the step of following, that is under way. nil if
 	// there was none.
 	cancelRecovery context.CancelFunc
+	outSince       time.Time // since when it is not in sync, by the time package; zero: it is
+	standsFor      *backend  // whose place it is about to take, as a spare; nil: nobody's
+	notBefore      time.Time // when it may be tried again, as a spare
+	spareRetry     time.Duration
 	pack           *packAt // what it waits for that follows; nil: nothing
 	lag            lag
 	history        []Event
@@ -46,7 +50,7 @@ type backend struct {
 func newBackend(cfg Backend, now time.Time, reason string) *backend {
 	return &backend{
 		cfg: cfg, since: now, droppedAt: -1, reason: reason,
-		role: MemberRole{Configured: cfg.Role, Actual: cfg.Role}, bandwidth: cfg.Bandwidth,
+		role: MemberRole{Configured: cfg.Role, Actual: cfg.Role}, bandwidth: cfg.Bandwidth, outSince: time.Now(),
 		kick: make(chan struct{}, 1), requests: make(chan *recoverRequest),
 		left: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -219,6 +223,7 @@ func (m *Mirror) setStateLocked(b *backend, event healthEvent, reason string) bo
 		b.lastTID = m.view.Load().last
 		b.droppedAt = m.committed.Load()
 	}
+	m.noteOutLocked(b)
 	e := Event{Kind: EventState, Time: b.since, Backend: b.cfg.Name, From: from, To: to, Reason: reason,
 		Condition: m.conditionLocked()}
 	b.history = append(b.history, e)

@@ -321,7 +321,7 @@ func (m *Mirror) applyChange(p *changePlan) {
 		close(b.left)
 	}
 	for b, role := range p.roles {
-		m.setRoleLocked(b, role)
+		m.setRoleLocked(b, role, fmt.Sprintf("its role is %v now", role.Actual))
 	}
 	for b, rate := range p.rates {
 		b.bandwidth = rate

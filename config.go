@@ -53,6 +53,12 @@ type Config struct {
 	// to open or recover a failed backend; defaults 1 s and 2 min.
 	RetryMin, RetryMax time.Duration
 
+	// SpareAfter is how long a full backend may be out of sync before a spare takes its
+	// place, if AutoRecover is on; default 10 min. The two exchange their roles in the
+	// record: the spare counts when it is recovered, and the other one is a spare until
+	// it is promoted. One that an operator has disabled is not replaced.
+	SpareAfter time.Duration
+
 	// CatchUp slows commits while a backend is recovered, as far as that is needed.
 	CatchUp CatchUp
 
@@ -189,7 +195,7 @@ func (c Config) Validate() error {
 		}
 	}
 	t := c.Timeouts
-	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, t.Pack, c.RetryMin, c.RetryMax, c.Scrub.Interval) < 0 ||
+	if min(t.Open, t.Vote, t.Finish, t.Read, t.Register, t.PackSettle, t.Pack, c.SpareAfter, c.RetryMin, c.RetryMax, c.Scrub.Interval) < 0 ||
 		min(c.SpoolBytes, c.CompareBytesPerSecond, c.Scrub.BytesPerSecond) < 0 {
 		fault("a negative duration or size")
 	}
@@ -228,6 +234,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.Timeouts.Pack, 24*time.Hour)
 	fill(&c.RetryMin, time.Second)
 	fill(&c.RetryMax, max(2*time.Minute, c.RetryMin))
+	fill(&c.SpareAfter, 10*time.Minute)
 	fill(&c.CatchUp.Ratio, defaultCatchUpRatio)
 	fill(&c.CatchUp.MaxDelay, defaultCatchUpMaxDelay)
 	fill(&c.Scrub.BytesPerSecond, defaultScrubRate)

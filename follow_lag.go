@@ -19,10 +19,11 @@ func (m *Mirror) weigh(t *mirrorTxn) {
 	}
 }
 
-// wakeFollowersLocked tells those that follow that there may be more. The caller holds mu.
+// wakeFollowersLocked tells those that follow that there may be more. One that failed
+// waits for its next attempt: each commit would be one. The caller holds mu.
 func (m *Mirror) wakeFollowersLocked() {
 	for _, b := range m.backends {
-		if b.role.Actual == RoleAsync {
+		if b.role.Actual == RoleAsync && b.state == StateFollowing {
 			b.wake()
 		}
 	}

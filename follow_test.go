@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,6 +153,12 @@ func TestNobodyWaitsForAnAsyncBackendThatHangs(t *testing.T) {
 func TestAMirrorStartsWithoutItsAsyncBackend(t *testing.T) {
 	following(t, 2, func(t *testing.T, w *world, async string) {
 		w.setDown(true, async)
+		var opens atomic.Int64
+		open := w.cfg.Backends[2].Open
+		w.cfg.Backends[2].Open = func(ctx context.Context) (raidstorage.Storage, error) {
+			opens.Add(1)
+			return open(ctx)
+		}
 		began := time.Now()
 		m := w.start() // the first start, too
 		if took := time.Since(began); took != 0 {
@@ -160,6 +167,9 @@ func TestAMirrorStartsWithoutItsAsyncBackend(t *testing.T) {
 		w.fill(m, 10)
 		synctest.Wait()
 		b := status(t, m, async)
+		if n := opens.Load(); n > 2 {
+			t.Errorf("it was opened %d times in no time: at each commit", n)
+		}
 		if b.State != raidstorage.StateFailed || !strings.Contains(b.Reason, "connection refused") {
 			t.Errorf("it is %v: %s", b.State, b.Reason)
 		}

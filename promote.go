@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Promote makes an asynchronous or spare backend a full one: it is recovered, and from
@@ -90,7 +91,7 @@ func (m *Mirror) setRoles(ctx context.Context, next Membership, roles map[*backe
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for b, role := range roles {
-		m.setRoleLocked(b, role)
+		m.setRoleLocked(b, role, fmt.Sprintf("its role is %v now", role.Actual))
 	}
 	m.publishLocked(m.view.Load().last)
 	return nil
@@ -98,7 +99,7 @@ func (m *Mirror) setRoles(ctx context.Context, next Membership, roles map[*backe
 
 // setRoleLocked gives b another role, with which it is not in sync. The caller holds the
 // commit slot and mu, has written the record, and publishes the view.
-func (m *Mirror) setRoleLocked(b *backend, role MemberRole) {
+func (m *Mirror) setRoleLocked(b *backend, role MemberRole, reason string) {
 	if b.role == role {
 		return
 	}
@@ -107,8 +108,10 @@ func (m *Mirror) setRoleLocked(b *backend, role MemberRole) {
 	if from == role.Actual {
 		return
 	}
-	reason := fmt.Sprintf("its role is %v now", role.Actual)
 	b.parked, b.pack = false, nil
+	if role.Actual == RoleFull {
+		b.outSince = time.Now() // the time of spares counts from here
+	}
 	if b.cancelRecovery != nil {
 		b.cancelRecovery()
 	}

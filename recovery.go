@@ -490,7 +490,8 @@ func (r *recovery) sameEnd(ctx context.Context, source *session, last TID) error
 
 // entry says how a target enters. The zero value is for a full one that comes back.
 type entry struct {
-	promotes bool // it becomes full
+	promotes bool     // it becomes full
+	instead  *backend // and this one, which is out, a spare; nil: none
 }
 
 // roles returns the roles that change as the target enters.
@@ -498,7 +499,11 @@ func (r *recovery) roles() map[*backend]MemberRole {
 	if !r.as.promotes {
 		return nil
 	}
-	return map[*backend]MemberRole{r.b: {Configured: r.b.role.Configured, Actual: RoleFull}}
+	roles := map[*backend]MemberRole{r.b: {Configured: r.b.role.Configured, Actual: RoleFull}}
+	if o := r.as.instead; o != nil {
+		roles[o] = MemberRole{Configured: o.role.Configured, Actual: RoleSpare}
+	}
+	return roles
 }
 
 // enter writes the record, then counts on the target.
@@ -516,7 +521,13 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	if !slices.Contains(next.InSync, name) {
 		next.InSync = append(next.InSync, name)
 	}
+	if err := r.stillNeeded(); err != nil {
+		return err
+	}
 	roles := r.roles()
+	if o := r.as.instead; o != nil {
+		next.Reason = fmt.Sprintf("%s takes the place of %s", name, o.cfg.Name)
+	}
 	next.Roles = rolesOf(m.backends, roles)
 	m.mu.Lock()
 	state := r.b.state
@@ -538,6 +549,9 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	defer m.mu.Unlock()
 	if role, ok := roles[r.b]; ok {
 		r.b.role, r.b.pack = role, nil
+	}
+	if o := r.as.instead; o != nil {
+		m.setRoleLocked(o, roles[o], fmt.Sprintf("%s has taken its place: %s", name, o.reason))
 	}
 	m.setStateLocked(r.b, eventConfirmed, "recovered")
 	if r.target.dead.Load() { // while the record was written

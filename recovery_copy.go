@@ -61,7 +61,13 @@ func (r *recovery) copyChunk(ctx context.Context, source *session, through TID, 
 			return err
 		}
 		*n++
-		if (*n%chunkTransactions == 0 || bytes > chunkBytes) && r.sources.takeTurns(r.m.view.Load()) {
+		if *n%chunkTransactions != 0 && bytes <= chunkBytes {
+			continue
+		}
+		if err := r.stillNeeded(); err != nil {
+			return err
+		}
+		if r.sources.takeTurns(r.m.view.Load()) {
 			break
 		}
 	}

@@ -20,8 +20,9 @@ const (
 	// RoleAsync follows the log of the others. It is never waited for and never counts:
 	// a copy that is far away, or slow. Reads ask for it by name, see Mirror.Stale.
 	RoleAsync
-	// RoleSpare does nothing until it is promoted. Its storage is closed, and what it
-	// holds does not count.
+	// RoleSpare does nothing until it takes the place of a full one that is out, see
+	// Config.SpareAfter, or is promoted. Its storage is closed, and what it holds does not
+	// count.
 	RoleSpare
 )
 

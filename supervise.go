@@ -31,7 +31,7 @@ func (b *backend) supervised(m *Mirror) func() {
 //	failed      open it and recover it, with growing pauses (AutoRecover)
 //	disabled    close it
 //	async       one step of following, see follow.go
-//	spare       close it
+//	spare       close it, or put it in the place of one that failed, see spare.go
 //	in sync     settle what is in doubt, if anything is
 func (m *Mirror) supervise(b *backend) {
 	var pause time.Duration
@@ -43,13 +43,14 @@ func (m *Mirror) supervise(b *backend) {
 		}
 		var err error
 		more := false
+		var again time.Duration
 		switch state, parked := m.stateOf(b); {
 		case state != StateDisabled && m.roleOf(b) == RoleAsync:
 			if !parked {
 				more, err = m.follow(b, &f)
 			}
 		case state != StateDisabled && m.roleOf(b) == RoleSpare:
-			err = m.spare(b)
+			again, err = m.spare(b)
 		case state == StateSuspect:
 			err = m.settleSuspect(b, pause > 0)
 		case state == StateFailed && m.cfg.AutoRecover == AutoRecoverOn && !parked:
@@ -74,7 +75,7 @@ func (m *Mirror) supervise(b *backend) {
 		} else {
 			pause = min(max(2*pause, m.cfg.RetryMin), m.cfg.RetryMax)
 		}
-		m.idle(b, &f, pause, more && err == nil)
+		m.idle(b, &f, max(pause, again), more && err == nil)
 	}
 }
 

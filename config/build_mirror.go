@@ -13,6 +13,8 @@ import (
 const (
 	minTimeout = time.Second
 	maxTimeout = 24 * time.Hour
+
+	maxSpareAfter = 100 * 24 * time.Hour
 	// maxPackTimeout is for a member's part of a pack, which may be large and slow.
 	maxPackTimeout = 30 * 24 * time.Hour
 )
@@ -51,6 +53,7 @@ func (b *builder) mirror(n *node, scope string) *Mirror {
 	s.integer("start-quorum", &v.StartQuorum, 1, high)
 	read(s, "read-policy", &v.ReadPolicy, parseReadPolicy)
 	s.boolean("auto-recover", &v.AutoRecover)
+	s.duration("spare-after", &v.SpareAfter, parseInterval, minTimeout, maxSpareAfter)
 	catchUp(s, &v.CatchUp)
 	scrub(s, &v.Scrub)
 	b.timeouts(s, &v.Timeouts)

@@ -121,9 +121,11 @@ type Mirror struct {
 	StartQuorum int
 	ReadPolicy  raidstorage.ReadPolicy
 	AutoRecover bool
-	CatchUp     raidstorage.CatchUp
-	Scrub       raidstorage.Scrub
-	Timeouts    raidstorage.Timeouts
+	// SpareAfter is raidstorage.Config's; 0 means the default.
+	SpareAfter time.Duration
+	CatchUp    raidstorage.CatchUp
+	Scrub      raidstorage.Scrub
+	Timeouts   raidstorage.Timeouts
 	// CompareBytesPerSecond is raidstorage.Config's.
 	CompareBytesPerSecond int64
 	// Force names members to trust although others may hold more, see

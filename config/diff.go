@@ -80,6 +80,7 @@ func (d *Difference) storage(old, new Storage) {
 	}
 	fixed("state-dir", absolute(from.StateDir) != absolute(to.StateDir))
 	fixed("auto-recover", from.AutoRecover != to.AutoRecover)
+	fixed("spare-after", from.SpareAfter != to.SpareAfter)
 	fixed("catch-up-ratio", from.CatchUp.Ratio != to.CatchUp.Ratio || from.CatchUp.Off != to.CatchUp.Off)
 	fixed("catch-up-max-delay", from.CatchUp.MaxDelay != to.CatchUp.MaxDelay)
 	fixed("scrub-interval", from.Scrub.Interval != to.Scrub.Interval)

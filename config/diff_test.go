@@ -54,6 +54,7 @@ func TestDiffTellsWhatChangesAndWhatCannot(t *testing.T) {
 		"catch-up-ratio":     {mirror: old + "; catch-up-ratio off", fixed: "storage main: catch-up-ratio changes at a restart only"},
 		"scrub-interval":     {mirror: old + "; scrub-interval 1d", fixed: "storage main: scrub-interval changes at a restart only"},
 		"scrub-rate":         {mirror: old + "; scrub-rate 1MB", fixed: "storage main: scrub-rate changes at a restart only"},
+		"spare-after":        {mirror: old + "; spare-after 1h", fixed: "storage main: spare-after changes at a restart only"},
 		"catch-up-max-delay": {mirror: old + "; catch-up-max-delay 1", fixed: "storage main: catch-up-max-delay changes at a restart only"},
 		"storage":            {mirror: old, more: "<mappingstorage other/>\n", fixed: "storage other is added: what is served changes at a restart only"},
 		"log":                {mirror: old, more: "<eventlog>\n level debug\n</eventlog>\n", fixed: "eventlog: it changes at a restart only"},

@@ -31,6 +31,8 @@
 //	start-quorum       members in sync that are needed to serve; default write-quorum
 //	read-policy        round-robin (default), least-latency, primary-first
 //	auto-recover       whether failed members are recovered unasked; default yes
+//	spare-after        how long a full member may be out of sync before one with role spare
+//	                   takes its place; default 10 m
 //	catch-up-ratio     while a member is recovered: bytes to recover for each byte that is
 //	                   committed, for which commits wait; default 2; off: they do not wait
 //	catch-up-max-delay the longest that one commit waits for that; default 2 s
@@ -49,7 +51,8 @@
 // and those of its members, beside their own:
 //
 //	role               full (default); async: it follows the others, is never waited for and
-//	                   counts for nothing; spare: it does nothing until it is promoted
+//	                   counts for nothing; spare: it takes the place of a full one that is
+//	                   out for long
 //	bandwidth          of a member with role async: bytes a second at most, also as 10MB
 //
 // Durations are ZConfig's time-interval: seconds, or with s, m, h, d.

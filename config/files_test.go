@@ -198,6 +198,7 @@ func TestEverySettingIsRead(t *testing.T) {
   start-quorum 1
   read-policy Primary-First
   auto-recover off
+  spare-after 2h
   catch-up-ratio 1.5
   catch-up-max-delay 5s
   scrub-interval 7d
@@ -248,7 +249,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		},
 		Storages: []config.Storage{
 			{Name: "main", Kind: &config.Mirror{
-				WriteQuorum: 2, StartQuorum: 1, ReadPolicy: 2, StateDir: "/nowhere/state",
+				WriteQuorum: 2, StartQuorum: 1, ReadPolicy: 2, StateDir: "/nowhere/state", SpareAfter: 7200e9,
 				CatchUp:  raidstorage.CatchUp{Ratio: 1.5, MaxDelay: 5e9},
 				Scrub:    raidstorage.Scrub{Interval: 7 * 24 * time.Hour, BytesPerSecond: 2 << 20},
 				Timeouts: raidstorage.Timeouts{Open: 10e9, Vote: 120e9, Finish: 10e9, Read: 3600e9, Pack: 48 * 3600e9},

@@ -219,7 +219,7 @@ func final(err error) bool {
 func (m *Mirror) config(name string, logger *slog.Logger) (raidstorage.Config, error) {
 	cfg := raidstorage.Config{
 		Name: name, StateDir: m.StateDir, WriteQuorum: m.WriteQuorum, StartQuorum: m.StartQuorum,
-		ReadPolicy: m.ReadPolicy, Timeouts: m.Timeouts, CatchUp: m.CatchUp, Scrub: m.Scrub, Force: m.Force, Logger: logger,
+		ReadPolicy: m.ReadPolicy, Timeouts: m.Timeouts, CatchUp: m.CatchUp, SpareAfter: m.SpareAfter, Scrub: m.Scrub, Force: m.Force, Logger: logger,
 		CompareBytesPerSecond: m.CompareBytesPerSecond,
 	}
 	if !m.AutoRecover {
