@@ -165,7 +165,11 @@ func (b *builder) client(n *node) *ZEOClient {
 	s.text("client-label", &v.Label)
 	var shared bool
 	if pos, _ := s.boolean("shared-blob-dir", &shared); shared {
-		s.fault(pos, "shared-blob-dir: blobs go through the connection only; leave it out")
+		if _, ok := b.storagePath(s, "blob-dir", &v.SharedBlobDir); !ok || v.SharedBlobDir == "" {
+			s.fault(pos, "shared-blob-dir: blob-dir is missing, which is the server's directory then")
+		}
+	} else {
+		s.ignore("blob-dir", "blobs are not cached on disk", nil)
 	}
 	b.clientIgnored(s)
 	if n := s.only("ssl"); n != nil {
@@ -181,7 +185,6 @@ func (b *builder) client(n *node) *ZEOClient {
 // clientIgnored are the keys of ZEO's clients without effect.
 func (b *builder) clientIgnored(s *section) {
 	s.ignore("name", "the section's name is used", nil)
-	s.ignore("blob-dir", "blobs are not cached on disk", nil)
 	for _, key := range []string{"client", "var", "cache-path"} {
 		s.ignore(key, "the cache is in memory", nil)
 	}

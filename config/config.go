@@ -107,7 +107,9 @@ type ZEOClient struct {
 	WaitTimeout time.Duration // default 30 s
 	CacheBytes  int64         // default 20 MiB
 	Label       string
-	TLS         *TLS // nil: plain
+	// SharedBlobDir is the server's blob directory; empty: blobs are sent.
+	SharedBlobDir string
+	TLS           *TLS // nil: plain
 }
 
 // Mirror is a <raidstorage> section. Zero numbers and durations mean the defaults of

@@ -63,8 +63,12 @@
 // would show only later is said at once: values out of range, servers without a
 // port, two storages over one file. %include takes files only.
 //
+// A <zeoclient> with shared-blob-dir true and blob-dir, the blob directory that its server
+// has, reads and puts blobs there instead of sending them; members of a mirror can, each
+// with its own server's.
+//
 // Refused, as they cannot be obeyed: <demostorage>, handlers other than <logfile>,
-// create true, quota, shared-blob-dir true, password-function, authenticate DYNAMIC,
+// create true, quota, password-function, authenticate DYNAMIC,
 // revocation lists, the authentication of ZEO 4. What is accepted without effect, such
 // as <runner>, monitor-address and the paths of caches, is named in Config.Warnings.
 package config

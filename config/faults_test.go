@@ -154,7 +154,7 @@ func faultCases() []faultCase {
 			want: []string{
 				"zeo.conf:6: <zeoclient 2> needs the key server",
 				"zeo.conf:8: read-only-fallback: read-only is on, too; choose one",
-				"zeo.conf:9: shared-blob-dir: blobs go through the connection only; leave it out",
+				"zeo.conf:9: shared-blob-dir: blob-dir is missing, which is the server's directory then",
 				"zeo.conf:10: cache-size: -1 is not between 0 and 9223372036854775807",
 				`zeo.conf:11: blob-cache-size: "x" is not an integer`,
 				`zeo.conf:14: server: "localhost" has no port`,

@@ -146,7 +146,7 @@ func (k keepGarbage) FindGarbage(ctx context.Context, _ raidstorage.TID, decide 
 func (z *ZEOClient) open(ctx context.Context, logger *slog.Logger) (raidstorage.Storage, error) {
 	opts := zeoclient.Options{
 		Storage: z.Storage, ReadOnly: z.ReadOnly, ReadOnlyFallback: z.ReadOnlyFallback,
-		CacheBytes: z.CacheBytes, Label: z.Label, Logger: logger,
+		CacheBytes: z.CacheBytes, Label: z.Label, SharedBlobDir: z.SharedBlobDir, Logger: logger,
 	}
 	for _, a := range z.Servers {
 		opts.Addresses = append(opts.Addresses, a.String())

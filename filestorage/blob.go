@@ -193,7 +193,7 @@ type blobSurvey struct {
 const maxSurvey = 1 << 15
 
 func newBlobSurvey(dir *blobDir) *blobSurvey {
-	if dir == nil || dir.lawn { // a lawn may be one large directory
+	if dir == nil || dir.isLawn() { // a lawn may be one large directory
 		return nil
 	}
 	return &blobSurvey{dir: dir, stretches: make(map[raidstorage.OID]*[256 / 8]byte)}

@@ -1,10 +1,7 @@
 package filestorage
 
 import (
-	"bytes"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"iter"
 	"os"
@@ -12,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/blobdir"
 )
 
 // A blob directory holds one file for each revision with a blob, as Python's ZODB.blob
@@ -26,11 +24,7 @@ import (
 // bytes. Files are never changed once they have their name: they are written in tmp,
 // made durable, and renamed. Python marks them read-only, and so does this package.
 const (
-	layoutMarker = ".layout"
-	layoutBushy  = "bushy"
-	layoutLawn   = "lawn"
-	blobSuffix   = ".blob"
-	blobTempDir  = "tmp"
+	blobTempDir = "tmp"
 	// Our files in tmp are told from those of Python by their names.
 	blobTempPrefix = "raidstorage-"
 	blobTempSuffix = ".tmp"
@@ -38,9 +32,9 @@ const (
 
 // blobDir is an open blob directory. All methods may be called from any goroutine.
 type blobDir struct {
-	path string
-	lawn bool
-	sync bool
+	path   string
+	layout string // blobdir's
+	sync   bool
 	// making is held by the one who makes directories: who finds one made may rely on
 	// its being durable.
 	making chan struct{}
@@ -53,11 +47,11 @@ type blobDir struct {
 // exist and is not changed.
 func openBlobDir(path string, readOnly, sync bool) (*blobDir, error) {
 	path = filepath.Clean(path) // names beside it are made by appending
-	layout, marked, err := layoutOf(path)
+	layout, marked, err := blobdir.LayoutOf(path)
 	if err != nil && (readOnly || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
-	d := &blobDir{path: path, lawn: layout == layoutLawn, sync: sync, making: make(chan struct{}, 1), syncFile: (*os.File).Sync}
+	d := &blobDir{path: path, layout: layout, sync: sync, making: make(chan struct{}, 1), syncFile: (*os.File).Sync}
 	if readOnly {
 		return d, nil
 	}
@@ -78,36 +72,9 @@ func openBlobDir(path string, readOnly, sync bool) (*blobDir, error) {
 	return d, d.removeTemps()
 }
 
-// layoutOf finds out the layout of the directory at path, by the rules of Python's
-// auto_layout_select, and whether the marker says so. With fs.ErrNotExist it is
-// the one that a new directory gets.
-func layoutOf(path string) (layout string, marked bool, err error) {
-	b, err := os.ReadFile(filepath.Join(path, layoutMarker))
-	if err == nil {
-		layout = string(bytes.TrimSpace(b))
-		if layout != layoutBushy && layout != layoutLawn {
-			return "", true, &raidstorage.InvalidError{Op: "open blob directory " + path, Reason: fmt.Sprintf("unknown layout %q", layout)}
-		}
-		return layout, true, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", false, err
-	}
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		return layoutBushy, false, err
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".") {
-			return layoutLawn, false, nil // it is older than the marker
-		}
-	}
-	return layoutBushy, false, nil
-}
-
 // mark writes the marker, in one step: an empty one would make Python fail.
 func (d *blobDir) mark(layout string) error {
-	f, err := os.OpenFile(filepath.Join(d.path, layoutMarker+blobTempSuffix), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	f, err := os.OpenFile(filepath.Join(d.path, blobdir.Marker+blobTempSuffix), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 	if err != nil {
 		return err
 	}
@@ -116,13 +83,15 @@ func (d *blobDir) mark(layout string) error {
 		err = d.syncFile(f)
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(d.path, layoutMarker))
+		err = os.Rename(f.Name(), filepath.Join(d.path, blobdir.Marker))
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return d.syncPath(d.path)
 }
+
+func (d *blobDir) isLawn() bool { return d.layout == blobdir.Lawn }
 
 func (d *blobDir) temp() string { return filepath.Join(d.path, blobTempDir) }
 
@@ -145,21 +114,7 @@ func (d *blobDir) removeTemps() error {
 
 // oidDir returns the path of the directory with oid's blobs, relative to the blob
 // directory.
-func (d *blobDir) oidDir(oid raidstorage.OID) string {
-	b := oid.Bytes()
-	if d.lawn {
-		return shortHex(b)
-	}
-	name := make([]byte, 0, len(b)*len("0x00/"))
-	for i := range b {
-		if i > 0 {
-			name = append(name, filepath.Separator)
-		}
-		name = append(name, '0', 'x')
-		name = hex.AppendEncode(name, b[i:i+1])
-	}
-	return string(name)
-}
+func (d *blobDir) oidDir(oid raidstorage.OID) string { return blobdir.Folder(d.layout, oid) }
 
 // file returns the path of the blob of the revision of oid that tid wrote.
 func (d *blobDir) file(oid raidstorage.OID, tid raidstorage.TID) string {
@@ -167,19 +122,10 @@ func (d *blobDir) file(oid raidstorage.OID, tid raidstorage.TID) string {
 }
 
 func (d *blobDir) relative(oid raidstorage.OID, tid raidstorage.TID) string {
-	return filepath.Join(d.oidDir(oid), shortHex(tid.Bytes())+blobSuffix)
+	return blobdir.File(d.layout, oid, tid)
 }
 
-// shortHex is Python's oid_repr: without leading zero bytes, but for the last.
-func shortHex(b [8]byte) string {
-	digits := b[:]
-	for len(digits) > 1 && digits[0] == 0 {
-		digits = digits[1:]
-	}
-	return "0x" + hex.EncodeToString(digits)
-}
-
-// parseShortHex reads what shortHex wrote, strictly: another spelling would be
+// parseShortHex reads what blobdir.ShortHex wrote, strictly: another spelling would be
 // another file.
 func parseShortHex(s string) (v uint64, ok bool) {
 	digits, ok := strings.CutPrefix(s, "0x")
@@ -187,7 +133,7 @@ func parseShortHex(s string) (v uint64, ok bool) {
 		return 0, false
 	}
 	id, err := raidstorage.ParseTID(digits)
-	return uint64(id), err == nil && shortHex(id.Bytes()) == s
+	return uint64(id), err == nil && blobdir.ShortHex(id.Bytes()) == s
 }
 
 // blobName identifies a blob file.
@@ -201,7 +147,7 @@ type blobName struct {
 // over.
 func (d *blobDir) all() iter.Seq2[blobName, error] {
 	levels := 8
-	if d.lawn {
+	if d.isLawn() {
 		levels = 1
 	}
 	return func(yield func(blobName, error) bool) { d.walk(d.path, 0, levels, yield) }
@@ -218,14 +164,14 @@ func (d *blobDir) walk(dir string, oid raidstorage.OID, levels int, yield func(b
 	for _, e := range entries {
 		name := e.Name()
 		if levels == 0 {
-			short, blob := strings.CutSuffix(name, blobSuffix)
+			short, blob := strings.CutSuffix(name, blobdir.Suffix)
 			if tid, ok := parseShortHex(short); ok && blob && !yield(blobName{oid, raidstorage.TID(tid)}, nil) {
 				return false
 			}
 			continue
 		}
 		part, ok := parseShortHex(name)
-		if !ok || !e.IsDir() || !d.lawn && part > 0xff {
+		if !ok || !e.IsDir() || !d.isLawn() && part > 0xff {
 			continue
 		}
 		if !d.walk(filepath.Join(dir, name), oid<<8|raidstorage.OID(part), levels-1, yield) {

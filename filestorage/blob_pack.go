@@ -130,7 +130,7 @@ func (r *logReader) markBlobs(names []blobName, marks []bool) error {
 
 // old is where what a pack removes is kept.
 func (d *blobDir) old() *blobDir {
-	return &blobDir{path: d.path + oldSuffix, lawn: d.lawn, sync: d.sync, making: make(chan struct{}, 1), syncFile: d.syncFile}
+	return &blobDir{path: d.path + oldSuffix, layout: d.layout, sync: d.sync, making: make(chan struct{}, 1), syncFile: d.syncFile}
 }
 
 // makeOld makes the directory for what a pack removes, without what is there of the
@@ -143,11 +143,7 @@ func (d *blobDir) makeOld() error {
 	if err := os.Mkdir(old.path, 0o777); err != nil {
 		return err
 	}
-	layout := layoutBushy
-	if d.lawn {
-		layout = layoutLawn
-	}
-	return old.mark(layout)
+	return old.mark(old.layout)
 }
 
 // discard removes a blob that is not needed any more; keep has it moved to the old

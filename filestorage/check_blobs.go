@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/blobdir"
 )
 
 // blobCheck looks for files in a blob directory that belong to nothing in the log. A
@@ -51,7 +52,7 @@ func (d *blobDir) temps() (paths []string, err error) {
 	for _, e := range entries {
 		paths = append(paths, filepath.Join(d.temp(), e.Name()))
 	}
-	marker := filepath.Join(d.path, layoutMarker+blobTempSuffix)
+	marker := filepath.Join(d.path, blobdir.Marker+blobTempSuffix)
 	if _, err := os.Lstat(marker); err == nil {
 		paths = append(paths, marker)
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/internal/blobdir"
 	"github.com/zeoraid/raidstorage/internal/pickleref"
 )
 
@@ -43,7 +44,7 @@ func newBlobSalvage(opts *InspectOptions) (*blobSalvage, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.file, b.survey, lawn = old.file, newBlobSurvey(old), old.lawn
+		b.file, b.survey, lawn = old.file, newBlobSurvey(old), old.isLawn()
 	}
 	if b.file == nil {
 		return nil, invalid("there is no directory to take blobs from")
@@ -64,7 +65,7 @@ func newBlobSalvage(opts *InspectOptions) (*blobSalvage, error) {
 func (b *blobSalvage) open(path string, lawn bool) (err error) {
 	if lawn {
 		d := blobDir{path: path, sync: true, syncFile: (*os.File).Sync}
-		if err := d.mark(layoutLawn); err != nil {
+		if err := d.mark(blobdir.Lawn); err != nil {
 			return err
 		}
 	}

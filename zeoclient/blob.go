@@ -13,7 +13,8 @@ import (
 )
 
 // Blobs are never whole in memory: on their way they are in temporary files, whose
-// names are removed as soon as they are open.
+// names are removed as soon as they are open. For directories that are shared with the
+// server see shared.go.
 
 // blobChunk is how much of a blob goes into a message, as ZEO does it.
 const blobChunk = 59000
@@ -84,6 +85,9 @@ func (r *contextReader) Read(p []byte) (int, error) {
 // upload sends a record with its blob. Once begun it must be ended, whatever happens:
 // the server waits for the end, also of a transaction that is aborted then.
 func (t *txn) upload(ctx context.Context, o *op) error {
+	if t.s.shared != nil {
+		return t.nameBlob(ctx, o)
+	}
 	if err := t.c.send(ctx, func(w *zeowire.Writer) error { return w.Message(zeowire.AsyncCall(zeowire.StoreBlobStart)) }); err != nil {
 		return err
 	}
@@ -119,14 +123,20 @@ func (t *txn) uploadChunks(ctx context.Context, o *op) error {
 	}
 }
 
-// OpenBlob implements raidstorage.BlobLoader: it fetches the blob, whole, into a
-// temporary file. Calls for the same one at the same time share the download.
+// OpenBlob implements raidstorage.BlobLoader: it opens the file that the server has, if
+// they share the directory, else it fetches the blob, whole, into a temporary file. Calls for the same one at the same time share the download.
 func (s *Storage) OpenBlob(ctx context.Context, oid raidstorage.OID, serial raidstorage.TID) (io.ReadCloser, error) {
 	leave, c, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
+	// What the server has not told of may be voted only: its blob is there, and may go.
+	if s.shared != nil && uint64(serial) <= c.seen.Load() {
+		if file, err := s.shared.open(oid, serial); err != nil || file != nil {
+			return file, err
+		}
+	}
 	key := blobKey{oid, serial}
 	d, err := s.join(ctx, c, key)
 	if err != nil {

@@ -22,9 +22,21 @@ import (
 const blobRecord = "\x80\x03cZODB.blob\nBlob\n.\x80\x03N."
 
 // TestMirrorOverPythonServers is the talk's demonstration: a mirror of two servers
-// loses one, goes on, gets it back empty, and then the same with the other one.
+// loses one, goes on, gets it back empty, and then the same with the other one. It has
+// the blobs sent to both, or shares the blob directory of one.
 func TestMirrorOverPythonServers(t *testing.T) {
 	t.Parallel()
+	t.Run("blobs are sent", func(t *testing.T) {
+		t.Parallel()
+		mirrorPythonServers(t, false)
+	})
+	t.Run("one blob directory is shared", func(t *testing.T) {
+		t.Parallel()
+		mirrorPythonServers(t, true)
+	})
+}
+
+func mirrorPythonServers(t *testing.T, shared bool) {
 	dirs := map[string]string{"1": shortDir(t), "2": shortDir(t)}
 	servers := map[string]*runzeo{
 		"1": startRunzeo(t, dirs["1"], 1, "msgpack false"), "2": startRunzeo(t, dirs["2"], 1, "msgpack true"),
@@ -32,6 +44,9 @@ func TestMirrorOverPythonServers(t *testing.T) {
 	cfg := raidstorage.Config{StateDir: t.TempDir(), TempDir: t.TempDir(), AutoRecover: raidstorage.AutoRecoverOff}
 	for _, name := range []string{"1", "2"} {
 		opts := zeoclient.Options{Addresses: []string{servers[name].address}, TempDir: t.TempDir(), CacheBytes: 1 << 20}
+		if shared && name == "1" {
+			opts.SharedBlobDir = filepath.Join(dirs[name], "blobs1")
+		}
 		cfg.Backends = append(cfg.Backends, raidstorage.Backend{Name: name, Open: func(ctx context.Context) (raidstorage.Storage, error) {
 			return zeoclient.Open(ctx, opts)
 		}})
@@ -73,9 +88,26 @@ func TestMirrorOverPythonServers(t *testing.T) {
 			t.Fatalf("after the recovery the mirror is %v: %s", status.Condition, status.Reason)
 		}
 	}
+	if report, err := mirror.Verify(ctx, raidstorage.VerifyOptions{}); err != nil || report.Findings > 0 {
+		t.Errorf("a verification finds %v, %v", report.Listed, err)
+	}
 	compareServers(t, servers, n)
+	wantNoTemps(t, dirs["1"])
 	for _, server := range servers {
 		server.wantQuiet(t)
+	}
+}
+
+// wantNoTemps looks for files that wait for a vote.
+func wantNoTemps(t testing.TB, dir string) {
+	t.Helper()
+	if err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if strings.HasPrefix(filepath.Base(path), "raidstorage-") {
+			t.Errorf("%s is left", path)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -38,6 +38,11 @@ type Options struct {
 	MaxFrameBytes int64
 	// TempDir is where blobs are kept on their way; os.TempDir() if empty.
 	TempDir string
+	// SharedBlobDir is the server's own blob directory, as this machine sees it: blobs are
+	// read and put there instead of being sent, as with shared-blob-dir of ZEO's client.
+	// Server and client need the right to write there, and the right to read what the
+	// other one writes. Empty: they are sent.
+	SharedBlobDir string
 	// Label is shown in the server's log, where it is not empty.
 	Label string
 	// Name is what Storage.Name returns; the address and the storage's name if empty.

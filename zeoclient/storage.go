@@ -20,7 +20,8 @@ import (
 // this backend then, and must not be held up. Attempts go on in the background.
 type Storage struct {
 	opts    Options
-	cache   *cache // nil: none
+	cache   *cache     // nil: none
+	shared  *sharedDir // nil: none
 	notes   notifier
 	fresh   allocator
 	commit  chan struct{} // one slot: a connection has one transaction at a time
@@ -75,6 +76,11 @@ func Open(ctx context.Context, opts Options) (*Storage, error) {
 		s.cache = newCache(s.opts.CacheBytes)
 	}
 	c, err := s.connectAny(ctx, false)
+	if err == nil && opts.SharedBlobDir != "" { // the server has made it by now
+		if s.shared, err = openShared(opts.SharedBlobDir); err != nil {
+			c.close(err)
+		}
+	}
 	if err != nil {
 		stop()
 		return nil, err

@@ -3,6 +3,7 @@
 package zeoclient_test
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/zeoraid/raidstorage/storagetest"
@@ -28,14 +29,17 @@ func beyondPython() map[string]string {
 
 func TestPythonServerConforms(t *testing.T) {
 	t.Parallel()
-	for name, options := range map[string]string{"pickle": "msgpack false", "msgpack": "msgpack true"} {
+	for name, options := range map[string]string{"pickle": "msgpack false", "msgpack": "msgpack true", "shared blobs": "msgpack false"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRunzeo(t, shortDir(t), 300, options)
 			fresh := func(t testing.TB) zeoclient.Options {
 				opts := server.options(t)
-				if name == "msgpack" {
-					opts.CacheBytes = 1 << 20 // nobody must notice
+				switch name { // nobody must notice
+				case "msgpack":
+					opts.CacheBytes = 1 << 20
+				case "shared blobs":
+					opts.SharedBlobDir = filepath.Join(server.dir, "blobs"+opts.Storage)
 				}
 				return opts
 			}

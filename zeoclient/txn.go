@@ -161,7 +161,7 @@ func (t *txn) change(o op) {
 	if i, twice := t.changes[o.oid]; twice {
 		earlier := &t.ops[i]
 		earlier.dropped, earlier.data = true, nil
-		closeBlob(earlier)
+		t.closeBlob(earlier)
 	}
 	t.changes[o.oid] = len(t.ops)
 	t.ops = append(t.ops, o)
@@ -188,12 +188,12 @@ func (t *txn) StoreBlob(ctx context.Context, oid raidstorage.OID, serial raidsto
 	if err := t.staging(ctx, "store blob"); err != nil {
 		return err
 	}
-	file, err := t.s.spool(ctx, blob)
+	file, err := t.keepBlob(ctx, oid, blob)
 	if err != nil {
 		return err
 	}
 	if err := t.store(ctx, "store blob", oid, serial, data, file); err != nil {
-		_ = file.Close()
+		t.s.dropBlob(file)
 		return err
 	}
 	return nil
@@ -239,7 +239,7 @@ func (t *txn) Restore(ctx context.Context, record raidstorage.Record) error {
 		if err != nil {
 			return err
 		}
-		o.blob, err = t.s.spool(ctx, blob)
+		o.blob, err = t.keepBlob(ctx, record.OID, blob)
 		_ = blob.Close() // it was only read
 		if err != nil {
 			return err
@@ -267,18 +267,27 @@ func undoID(tid raidstorage.TID) []byte {
 }
 
 // closeBlob drops an op's blob.
-func closeBlob(o *op) {
+func (t *txn) closeBlob(o *op) {
 	if o.blob != nil {
-		_ = o.blob.Close() // a temporary file that has no name any more
+		t.s.dropBlob(o.blob)
 		o.blob = nil
 	}
+}
+
+// dropBlob closes a blob's file. It has no name any more, but in a shared directory, if
+// the server has not taken it.
+func (s *Storage) dropBlob(file *os.File) {
+	if s.shared != nil {
+		_ = os.Remove(file.Name()) // the name is of this transaction only
+	}
+	_ = file.Close()
 }
 
 // end drops what was staged.
 func (t *txn) end() {
 	t.state = stateEnded
 	for i := range t.ops {
-		closeBlob(&t.ops[i])
+		t.closeBlob(&t.ops[i])
 	}
 	t.ops, t.changes = nil, nil
 }
