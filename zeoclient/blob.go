@@ -131,7 +131,8 @@ func (s *Storage) OpenBlob(ctx context.Context, oid raidstorage.OID, serial raid
 		return nil, err
 	}
 	defer leave()
-	if s.shared != nil {
+	// What the server has not told of may be voted only: its blob is there, and may go.
+	if s.shared != nil && uint64(serial) <= c.seen.Load() {
 		if file, err := s.shared.open(oid, serial); err != nil || file != nil {
 			return file, err
 		}

@@ -21,8 +21,8 @@ import (
 // the server renames it when the transaction votes, and removes it when the transaction
 // aborts. Whoever is killed before leaves such a file; nothing reads it.
 //
-// What is not in the directory is asked for at the server: only it knows that there is
-// no such blob.
+// What is not in the directory, or of a transaction that the server has not told of, is
+// asked for at the server: only it knows whether there is such a blob.
 
 // BlobDirError says that the blob directory which is to be shared with the server cannot
 // be used. It is a failure in the sense of raidstorage.Classify.
