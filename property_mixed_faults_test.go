@@ -308,7 +308,7 @@ func (r *mixedRun) compareDirect(ctx context.Context, when string) {
 	m := r.m
 	report, err := m.Verify(ctx, raidstorage.VerifyOptions{Blobs: true})
 	if err != nil || report.Findings > 0 {
-		r.failf("%s a verification finds %v, %w", when, report.Listed, err)
+		r.failf("%s a verification finds %v, %v", when, report.Listed, err)
 		return
 	}
 	r.m = nil
