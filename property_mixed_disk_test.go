@@ -77,7 +77,7 @@ func (d *mixedDisk) identity() string { return fmt.Sprintf("%s#%d", d.name, d.ve
 
 func (d *mixedDisk) String() string { return fmt.Sprintf("%s (%s)", d.identity(), d.kind) }
 
-// blobDir is where a file's blobs are.
+// openMixedFile opens the file of a directory, with its blobs.
 func openMixedFile(ctx context.Context, dir string) (*filestorage.Storage, error) {
 	return filestorage.Open(ctx, filepath.Join(dir, "Data.fs"), filestorage.Options{Durability: filestorage.NoSync, BlobDir: filepath.Join(dir, "blobs")})
 }

@@ -27,7 +27,7 @@ func (r *mixedRun) pack(rng *rand.Rand) {
 	if r.m == nil || len(r.model.log) == 0 {
 		return
 	}
-	m, g := r.m, r.gen
+	m := r.m
 	opts := raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: rng.IntN(4) > 0, NoWait: rng.IntN(3) == 0}
 	if rng.IntN(3) > 0 {
 		log := r.model.log
@@ -43,11 +43,7 @@ func (r *mixedRun) pack(rng *rand.Rand) {
 		defer r.packing.Add(-1)
 		ctx, cancel := r.bounded()
 		defer cancel()
-		err := m.Pack(ctx, opts)
-		r.note("      %s: %v", what, propShort(err))
-		if differs, ok := errors.AsType[*raidstorage.DifferenceError](err); ok && !g.killed() {
-			r.note("      WARN %v", differs)
-		}
+		r.note("      %s: %v", what, propShort(m.Pack(ctx, opts)))
 	})
 }
 
@@ -312,7 +308,7 @@ func (r *mixedRun) compareDirect(ctx context.Context, when string) {
 	m := r.m
 	report, err := m.Verify(ctx, raidstorage.VerifyOptions{Blobs: true})
 	if err != nil || report.Findings > 0 {
-		r.failf("%s a verification finds %v, %w", when, report.Listed, err)
+		r.failf("%s a verification finds %v, %v", when, report.Listed, err)
 		return
 	}
 	r.m = nil
