@@ -95,6 +95,8 @@ func (s *soak) nap(d time.Duration) {
 func (s *soak) count(who string, err error) {
 	what := "failures"
 	switch {
+	case strings.Contains(err.Error(), "the log changed while it was iterated over"):
+		what = "iterations ended by a pack"
 	case is[*zeoclient.BehindError](err), is[*zeoclient.ProtocolError](err), is[*raidstorage.CorruptError](err), is[*raidstorage.NotFoundError](err):
 		s.fault("%s: %v", who, err)
 	case is[*raidstorage.ConflictError](err):
