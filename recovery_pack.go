@@ -12,6 +12,10 @@ package raidstorage
 // keeps them, and stays marked as unpacked, until the next pack of the mirror: its own
 // collection would go by what is garbage now. An object that the target lacks cannot be
 // given to it, as its revision lies in the past: it is refused.
+//
+// So is one that cannot be told, and holds an object as of the pack time that the others
+// had not any more then, but have again: the deletion was packed away, and what brought
+// the object back was copied. Its current revision is right, and its old ones are not.
 
 import (
 	"context"
@@ -202,14 +206,18 @@ func (r *recovery) packTarget(ctx context.Context, exact bool, horizon TID, garb
 	return nil
 }
 
-// onlyTarget returns the objects that the target has and the source has not. Any other
-// difference is an error.
+// onlyTarget returns the objects that the target has and the source has not, now or as of
+// the horizon. Any other difference is an error.
 func (r *recovery) onlyTarget(ctx context.Context, source *session, horizon TID) ([]OID, error) {
 	var garbage []OID
 	sessions := []*session{r.target, source}
 	err := walkCurrent(ctx, r.m, sessions, func(oid OID, records []*Record) error {
 		if sameSerials(records) {
-			return nil
+			came, err := r.cameBack(ctx, sessions, records[0], horizon)
+			if came {
+				garbage = append(garbage, oid)
+			}
+			return err
 		}
 		serials, err := serialsAt(ctx, r.m, sessions, oid, r.last+1)
 		switch {
@@ -228,6 +236,24 @@ func (r *recovery) onlyTarget(ctx context.Context, source *session, horizon TID)
 		return nil
 	})
 	return garbage, err
+}
+
+// cameBack tells whether an object of which target and source have the same current
+// record was not there for the source as of the horizon, and was for the target. It is an
+// error for a target that cannot be told to drop what it had.
+func (r *recovery) cameBack(ctx context.Context, sessions []*session, current *Record, horizon TID) (bool, error) {
+	if current.TID <= horizon {
+		return false, nil
+	}
+	serials, err := serialsAt(ctx, r.m, sessions, current.OID, horizon+1)
+	if err != nil || serials[0] == 0 || serials[1] != 0 {
+		return false, err
+	}
+	if !native(r.target) {
+		return false, &DifferenceError{Backend: r.b.cfg.Name, OID: current.OID, Count: 1, Serial: serials[0],
+			Hint: "the others dropped it by a pack, and have it again since then: replace this backend by an empty one and recover"}
+	}
+	return true, nil
 }
 
 // sameCount compares how many objects target and source have, as far as they know: a

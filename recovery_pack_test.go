@@ -242,3 +242,47 @@ func TestFirstStartWithBackendsPackedApart(t *testing.T) {
 		})
 	}
 }
+
+// An object was deleted and came back while b2 was away, and the deletion was packed: b2
+// gets no record of it, and must not show what the object was before.
+func TestV1TargetMissedADeletionThatWasPackedAndUndone(t *testing.T) {
+	t.Parallel()
+	for _, own := range []bool{false, true} {
+		t.Run(fmt.Sprintf("own collector %v", own), func(t *testing.T) {
+			scenario(t, 2, func(t *testing.T, w *world) {
+				if own {
+					w.makeSelfish("b2")
+				}
+				m, tids := w.apart()
+				deleted := storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+					return txn.Delete(t.Context(), 1, tids[2])
+				})
+				back := storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+					return raidstorage.Undo(t.Context(), txn, deleted)
+				})
+				<-time.After(time.Minute) // simulated
+				w.mustCommit(m, 2, storagetest.Pickled("later"))
+				mustPack(t, m, deleted)
+				if err := m.Recover(t.Context(), "b2"); own {
+					d := wantErr[*raidstorage.DifferenceError](t, "Recover", err)
+					if d != nil && (d.OID != 1 || d.Serial != tids[2] || d.Others != 0 || d.Hint == "") {
+						t.Errorf("the difference is %+v", d)
+					}
+					w.wantInSync("b1")
+					w.mem.stores[1] = memstorage.New("b2")
+					if err := m.RecoverWith(t.Context(), "b2", raidstorage.RecoverOptions{Full: true}); err != nil {
+						t.Fatal(err)
+					}
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				w.wantInSync("b1", "b2")
+				w.wantSameObjects(0, 1, 2)
+				for i, s := range w.mem.stores[:2] {
+					_, err := s.LoadBefore(t.Context(), 1, back)
+					wantErr[*raidstorage.NotFoundError](t, "LoadBefore while it was deleted, of "+name(i), err)
+				}
+			})
+		})
+	}
+}
