@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,6 +219,7 @@ func TestPreparedFilesAreRemoved(t *testing.T) {
 	dir := t.TempDir()
 	cfg := raidstorage.Config{Membership: new(raidstorage.MemoryRegister)}
 	faulty := map[string]*storagetest.FaultyStorage{}
+	var opening sync.Mutex
 	for _, name := range []string{"b1", "b2"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o777); err != nil {
 			t.Fatal(err)
@@ -227,6 +229,8 @@ func TestPreparedFilesAreRemoved(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
+			opening.Lock() // all are opened at the same time
+			defer opening.Unlock()
 			faulty[name] = storagetest.Faulty(s)
 			return faulty[name], nil
 		}})

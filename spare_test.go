@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -284,18 +285,18 @@ func TestASwapThatIsNotConfirmed(t *testing.T) {
 		t.Run(fmt.Sprint(fault), func(t *testing.T) {
 			withSpares(t, 2, 1, func(t *testing.T, w *world, m *raidstorage.Mirror) {
 				w.lose(m, "b1")
-				hits := 0
+				var hits atomic.Int32
 				w.reg.on(func(next raidstorage.Membership) registerFault {
 					if next.Roles["b3"].Actual == full {
-						if hits++; hits == 1 {
+						if hits.Add(1) == 1 {
 							return fault
 						}
 					}
 					return registerWorks
 				})
 				time.Sleep(spareAfter + time.Second/2)
-				if hits != 1 {
-					t.Fatalf("%d attempts", hits)
+				if hits.Load() != 1 {
+					t.Fatalf("%d attempts", hits.Load())
 				}
 				w.reg.deliver()
 				w.wantRole(m, "b1", full, full)
