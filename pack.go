@@ -35,6 +35,7 @@ package raidstorage
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -159,7 +160,12 @@ func (m *Mirror) FindGarbage(ctx context.Context, through TID, decide func(conte
 	if err != nil {
 		return nil, err
 	}
-	garbage, err := finder.FindGarbage(ctx, min(through, v.last), decide)
+	garbage, err := finder.FindGarbage(ctx, min(through, v.last), func(ctx context.Context) error {
+		if err := decide(ctx); err != nil {
+			return err
+		}
+		return mayDecide(m.view.Load(), s)
+	})
 	if err != nil {
 		return nil, &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err}
 	}
@@ -349,7 +355,7 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 			return err
 		}
 		w.begin() // commits wait now
-		return nil
+		return mayDecide(m.view.Load(), s)
 	}
 	p.garbage, err = leaveAsking(w.ctx, m, m.tuned().Timeouts.Pack, decide,
 		func(ctx context.Context, ask func(context.Context) error) ([]OID, error) {
@@ -363,6 +369,15 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 	}
 	p.decided, p.finder = true, s
 	return p.makeCut(ctx)
+}
+
+// mayDecide returns an error unless s has all that was committed: one that failed, or was
+// demoted, since it was asked what is garbage does not know what was linked meanwhile.
+func mayDecide(v *view, s *session) error {
+	if slices.Contains(v.sessions, s) {
+		return nil
+	}
+	return errors.New("the backend is not in sync any more")
 }
 
 // settle makes sure that the backends are equal. The commit slot is held.

@@ -78,9 +78,10 @@ func (p *packing) findOnly(ctx context.Context, s *session) error {
 	defer w.end()
 	found := TID(0)
 	garbage, err := leaveAsking(w.ctx, p.m, p.m.tuned().Timeouts.Pack, func() error {
-		found = p.m.view.Load().last // the backend has all of that, and may have read more
+		v := p.m.view.Load()
+		found = v.last // the backend has all of that, and may have read more
 		w.begin()
-		return nil
+		return mayDecide(v, s)
 	}, func(ctx context.Context, ask func(context.Context) error) ([]OID, error) {
 		return finder.FindGarbage(ctx, p.through, ask)
 	})
@@ -250,7 +251,9 @@ func (p *packing) cutBy(ctx context.Context, s *session) (linked []OID, refused 
 			locked = true
 			err = p.settle(w.ctx)
 		}
-		refused = err != nil
+		if refused = err != nil; !refused {
+			err = mayDecide(m.view.Load(), s)
+		}
 		w.begin() // commits wait now
 		return err
 	}

@@ -210,13 +210,29 @@ func (m *Mirror) History(ctx context.Context, oid OID, limit int) ([]TxnInfo, er
 		if err != nil {
 			return nil, err
 		}
-		return h.History(ctx, oid, min(limit, math.MaxInt-1)+1) // one may not be acknowledged yet
+		return historyThrough(ctx, h, oid, limit, v.last)
 	})
-	infos = slices.DeleteFunc(infos, func(i TxnInfo) bool { return i.TID > v.last })
 	if err == nil && len(infos) == 0 && limit > 0 { // it is known from a transaction that is not acknowledged
 		err = &NotFoundError{OID: oid}
 	}
 	return infos[:min(len(infos), max(limit, 0))], err
+}
+
+// historyThrough returns at least limit entries up to last, if there are as many. How many
+// later ones there are nobody knows: some may be in flight.
+func historyThrough(ctx context.Context, h Historian, oid OID, limit int, last TID) ([]TxnInfo, error) {
+	for later := 1; ; later *= 2 {
+		ask := min(limit, math.MaxInt-later) + later
+		infos, err := h.History(ctx, oid, ask)
+		if err != nil {
+			return nil, err
+		}
+		all := len(infos) < ask
+		infos = slices.DeleteFunc(infos, func(i TxnInfo) bool { return i.TID > last })
+		if all || len(infos) >= limit {
+			return infos, nil
+		}
+	}
 }
 
 // UndoLog implements Undoer.

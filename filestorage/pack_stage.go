@@ -243,10 +243,13 @@ func (t *stagedPack) Switch(ctx context.Context) error {
 
 // End implements raidstorage.StagedPack.
 func (t *stagedPack) End(ctx context.Context) error {
-	if t.ended || t.s.enter() != nil { // Close has released it, or does
+	if t.s.enter() != nil { // Close has released it, or does
 		return nil
 	}
 	defer t.s.calls.Done()
+	if t.ended {
+		return nil
+	}
 	var err error
 	if t.ready && t.p.out.adopted {
 		t.p.ctx = ctx
