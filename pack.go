@@ -35,7 +35,6 @@ package raidstorage
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -369,15 +368,6 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 	}
 	p.decided, p.finder = true, s
 	return p.makeCut(ctx)
-}
-
-// mayDecide returns an error unless s has all that was committed: one that failed, or was
-// demoted, since it was asked what is garbage does not know what was linked meanwhile.
-func mayDecide(v *view, s *session) error {
-	if slices.Contains(v.sessions, s) {
-		return nil
-	}
-	return errors.New("the backend is not in sync any more")
 }
 
 // settle makes sure that the backends are equal. The commit slot is held.

@@ -20,6 +20,7 @@ package raidstorage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -311,4 +312,13 @@ func (p *packing) switchOne(ctx context.Context, s *session, staged StagedPack) 
 		p.m.fault(s, fmt.Errorf("switch to the packed storage: %w", err))
 	}
 	p.packed(s, err)
+}
+
+// mayDecide returns an error unless s has all that was committed: one that failed, or was
+// demoted, since it was asked what is garbage does not know what was linked meanwhile.
+func mayDecide(v *view, s *session) error {
+	if slices.Contains(v.sessions, s) {
+		return nil
+	}
+	return errors.New("the backend is not in sync any more")
 }
