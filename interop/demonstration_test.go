@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -77,42 +78,43 @@ func TestDemonstration(t *testing.T) {
 // application is the demonstration's application, a Python process.
 type application struct {
 	*process
-	commits chan int // what it says it has committed
-	result  chan string
-	dir     string
+	committed atomic.Int64  // what it says it has committed
+	news      chan struct{} // it has said more; closed when it has ended
+	result    chan string
+	dir       string
 }
 
 func startApplication(ctx context.Context, t *testing.T, address, blobs string) *application {
 	t.Helper()
 	host, port, _ := strings.Cut(address, ":")
-	a := &application{commits: make(chan int), result: make(chan string, 1), dir: t.TempDir()}
+	a := &application{news: make(chan struct{}, 1), result: make(chan string, 1), dir: t.TempDir()}
 	a.process = startPython(ctx, t, filepath.Join("testdata", "application.py"), host, port, "main", blobs)
 	go func() {
-		defer close(a.commits)
+		defer close(a.news)
 		lines := bufio.NewScanner(a.stdout)
 		lines.Buffer(nil, 64<<20)
 		for lines.Scan() {
-			n, err := strconv.Atoi(lines.Text())
+			n, err := strconv.ParseInt(lines.Text(), 10, 64)
 			if err != nil {
 				a.result <- lines.Text()
 				continue
 			}
+			a.committed.Store(n)
 			select {
-			case a.commits <- n:
-			case <-ctx.Done():
-				return
+			case a.news <- struct{}{}:
+			default:
 			}
 		}
 	}()
 	return a
 }
 
-// commitMore waits until the application has committed n times more.
-func (a *application) commitMore(ctx context.Context, t *testing.T, n int) {
+// commitMore waits until the application has committed n times more from now on.
+func (a *application) commitMore(ctx context.Context, t *testing.T, n int64) {
 	t.Helper()
-	for range n {
+	for goal := a.committed.Load() + n; a.committed.Load() < goal; {
 		select {
-		case _, ok := <-a.commits:
+		case _, ok := <-a.news:
 			if !ok {
 				t.Fatalf("the application ended: %s", a.output())
 			}
@@ -128,7 +130,7 @@ func (a *application) stop(ctx context.Context, t *testing.T) string {
 	if _, err := a.stdin.Write([]byte("stop\n")); err != nil {
 		t.Fatal(err)
 	}
-	for range a.commits {
+	for range a.news {
 	}
 	a.wait(ctx, t)
 	var text string
