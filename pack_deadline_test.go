@@ -271,6 +271,7 @@ func TestBackendThatPackedWhenTheProcessDiedComesBack(t *testing.T) {
 		w.mustCommit(m, 1, storagetest.Pickled("missed by b3"))
 		w.setDown(false, "b3")
 		w.waitState(m, "b3", raidstorage.StateInSync)
+		w.waitRecord(m, func(r raidstorage.Membership) bool { return r.Unfinished == nil && r.Lock == nil })
 		w.wantInSync("b1", "b2", "b3")
 		for i, s := range w.mem.stores {
 			if i < 2 {
