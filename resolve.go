@@ -158,6 +158,7 @@ func (m *Mirror) members() (live []*session, dead []*backend) {
 // lockAll takes the commit locks of sessions, one after the other in configured
 // order, so that two who do so cannot deadlock (M1), and reads their tails.
 func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail, failed []*backend) {
+	horizon := m.record.PackHorizon // the worker may be late, when the slot is another's
 	lock := func(ctx context.Context, _ int, s *session) (tail, error) {
 		txn, err := s.storage.Begin(ctx, Meta{})
 		if err != nil {
@@ -169,7 +170,7 @@ func (m *Mirror) lockAll(ctx context.Context, sessions []*session) (tails []tail
 		}
 		t := tail{voter: voter{session: s, txn: txn, vote: vote}, last: vote.Last}
 		var ok bool
-		if t.digest, ok, err = digestAt(ctx, s.storage, t.last); err == nil && t.last <= m.record.PackHorizon {
+		if t.digest, ok, err = digestAt(ctx, s.storage, t.last); err == nil && t.last <= horizon {
 			t.digest = digest{} // it was acknowledged, and may have lost records to a pack
 		}
 		if err == nil && !ok {
@@ -274,10 +275,10 @@ func (m *Mirror) missing(ctx context.Context, short, keep tail) (n int, reason, 
 	if short.last >= keep.last {
 		return 0, fmt.Errorf("its last transaction is %v, that of the others %v", short.last, keep.last), nil
 	}
-	source := keep.voter.session
+	source, horizon := keep.voter.session, m.record.PackHorizon
 	n, err = onWorker(ctx, m, "compare", source, func(ctx context.Context) (n int, err error) {
 		d, ok, err := digestAt(ctx, source.timely, short.last)
-		if short.last <= m.record.PackHorizon {
+		if short.last <= horizon {
 			d = digest{}
 		}
 		if err != nil || !ok || d != short.digest {
