@@ -206,7 +206,8 @@ func (m *Mirror) publishLocked(last TID) {
 // Name returns Config.Name.
 func (m *Mirror) Name() string { return m.cfg.Name }
 
-// Supports implements Wrapper: a mirror can do what all of its backends in sync can.
+// Supports implements Wrapper: a mirror can do what all of its backends in sync can; to
+// be a PackEstimator one of them is enough.
 func (m *Mirror) Supports(capability reflect.Type) bool {
 	switch capability {
 	case reflect.TypeFor[Notifier](), reflect.TypeFor[Wrapper]():
@@ -217,6 +218,9 @@ func (m *Mirror) Supports(capability reflect.Type) bool {
 	}
 	// Without any backend the methods say so themselves: "unavailable" is another
 	// answer than "never".
+	if sessions := m.view.Load().sessions; capability == reflect.TypeFor[PackEstimator]() {
+		return len(sessions) == 0 || slices.ContainsFunc(sessions, estimates) // one is enough
+	}
 	return !slices.ContainsFunc(m.view.Load().sessions, func(s *session) bool {
 		return !Supports(s.storage, capability)
 	})

@@ -190,6 +190,10 @@ func roleOf(m *raidstorage.Mirror, backend string) raidstorage.Role {
 func (s *Server) pack(q *request) {
 	through := s.cfg.Clock().Add(-time.Duration(q.asked.Days) * 24 * time.Hour)
 	opts := raidstorage.PackOptions{Through: raidstorage.TIDFromTime(through), GC: !q.asked.NoGC, CompareBytesPerSecond: q.asked.BytesPerSecond}
+	if q.asked.DryRun {
+		s.estimate(q, opts)
+		return
+	}
 	events := q.mirror.Watch(q.ctx)
 	if j, ok := q.begin(s.ctx, func(ctx context.Context, j *job) { j.err = q.mirror.Pack(ctx, opts) }); ok {
 		q.follow(j, events, nil, "packed to "+opts.Through.String())
@@ -199,21 +203,25 @@ func (s *Server) pack(q *request) {
 // begin starts the operation, or joins the one that is under way if it is the same, and
 // writes the first line. If it returns false the request is answered.
 func (q *request) begin(ctx context.Context, run func(context.Context, *job)) (*job, bool) {
-	j, joined, err := q.s.start(ctx, jobKey{q.op, q.name, q.backend}, q.asked, run)
+	op := q.op
+	if op == OpPack && q.asked.DryRun {
+		op = "pack dry run" // is not in the way of a pack
+	}
+	j, joined, err := q.s.start(ctx, jobKey{op, q.name, q.backend}, q.asked, run)
 	if err != nil {
 		refuse(q.w, http.StatusServiceUnavailable, *failureOf(err))
 		return nil, false
 	}
 	same := j.asked
 	same.Wait = q.asked.Wait
-	// A verification ends with its client, and a reload has read the file already, which
+	// A verification or dry run ends with its client, and a reload has read the file already, which
 	// may have been edited since.
-	if joined && (same != q.asked || q.op == OpVerify || q.op == OpReload) {
-		refuse(q.w, http.StatusConflict, Failure{Kind: KindBusy, Text: fmt.Sprintf("another %s is under way", q.op), Hint: "ask again when it has ended"})
+	if joined && (same != q.asked || q.op == OpVerify || q.op == OpReload || q.asked.DryRun) {
+		refuse(q.w, http.StatusConflict, Failure{Kind: KindBusy, Text: fmt.Sprintf("another %s is under way", op), Hint: "ask again when it has ended"})
 		return nil, false
 	}
 	q.w.Header().Set("Content-Type", "application/x-ndjson")
-	text := fmt.Sprintf("%s of mirror %s", q.op, q.name)
+	text := fmt.Sprintf("%s of mirror %s", op, q.name)
 	if q.mirror == nil {
 		text = string(q.op)
 	}
@@ -251,7 +259,10 @@ func (q *request) follow(j *job, events <-chan raidstorage.Event, enough <-chan 
 			err = q.send(latest)
 		case <-j.done:
 			q.rest(events, j)
-			end := Message{Type: TypeEnd, Text: done, Failure: failureOf(j.err), Report: j.report, Difference: j.difference}
+			end := Message{Type: TypeEnd, Text: done, Failure: failureOf(j.err), Report: j.report, Difference: j.difference, Estimate: j.estimate}
+			if j.estimate != nil {
+				end.Text = j.estimate.String()
+			}
 			if q.op == OpReload && len(j.difference) == 0 {
 				end.Text = "nothing changes"
 			}

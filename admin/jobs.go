@@ -23,6 +23,7 @@ type job struct {
 	report *Report
 	// difference is of a reload.
 	difference []string
+	estimate   *Estimate // of a pack's dry run
 }
 
 // start begins a job that ends with ctx and with Shutdown, or returns the one of the

@@ -40,7 +40,7 @@ type Request struct {
 	// BytesPerSecond bounds how fast records are compared, by verify or after a pack; 0
 	// for no bound, or the configured one of packs.
 	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
-	DryRun         bool  `json:"dry_run,omitempty"` // reload: tell what would change, and change nothing
+	DryRun         bool  `json:"dry_run,omitempty"` // reload, pack: tell what would change, and change nothing
 }
 
 // Limits of a Request's fields.
@@ -67,8 +67,10 @@ func (r Request) validate(op Op) string {
 		return "blobs and keep_all are for verify"
 	case op != OpVerify && op != OpPack && r.BytesPerSecond != 0:
 		return "bytes_per_second is for verify and pack"
-	case op != OpReload && r.DryRun:
-		return "dry_run is for reload"
+	case op != OpReload && op != OpPack && r.DryRun:
+		return "dry_run is for reload and pack"
+	case op == OpPack && r.DryRun && r.BytesPerSecond != 0:
+		return "bytes_per_second is not for a dry run"
 	case r.BytesPerSecond < 0:
 		return "bytes_per_second must not be negative"
 	case r.Days < 0 || r.Days > maxDays:
@@ -107,7 +109,8 @@ type Message struct {
 	Report   *Report     `json:"report,omitempty"`  // end of a verification that came to its end
 	// Difference is what a reload changes, or would, one thing a line: at its end, with
 	// a Failure too.
-	Difference []string `json:"difference,omitempty"`
+	Difference []string  `json:"difference,omitempty"`
+	Estimate   *Estimate `json:"estimate,omitempty"` // end of a pack's dry run
 }
 
 // Failure says why something was not done. It is an error.

@@ -75,8 +75,8 @@ func TestReloadIsRefusedWhereThereIsNothingToReload(t *testing.T) {
 			t.Errorf("%s: %s", body, answer.Status)
 		}
 	}
-	if f := r.do(admin.OpPack, admin.Request{DryRun: true})[0].Failure; f == nil || f.Kind != admin.KindInvalid {
-		t.Errorf("a dry run of a pack: %v", f)
+	if f := r.do(admin.OpVerify, admin.Request{DryRun: true})[0].Failure; f == nil || f.Kind != admin.KindInvalid {
+		t.Errorf("a dry run of a verification: %v", f)
 	}
 }
 

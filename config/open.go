@@ -145,6 +145,15 @@ func (k keepGarbage) StagePack(ctx context.Context, opts raidstorage.PackOptions
 	return k.Storage.StagePack(ctx, opts)
 }
 
+// EstimatePack implements raidstorage.PackEstimator.
+func (k keepGarbage) EstimatePack(ctx context.Context, opts raidstorage.PackOptions) (raidstorage.PackEstimate, error) {
+	if err := k.refuse(opts); err != nil {
+		return raidstorage.PackEstimate{}, err
+	}
+	opts.GC = false
+	return k.Storage.EstimatePack(ctx, opts)
+}
+
 func (k keepGarbage) refuse(opts raidstorage.PackOptions) error {
 	if opts.Decided && len(opts.Garbage) > 0 {
 		return &raidstorage.InvalidError{Op: "pack", Reason: "pack-gc is off for " + k.Name()}

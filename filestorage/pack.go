@@ -120,7 +120,7 @@ type packer struct {
 	// kept has the records before packPos that later ones point back to and that
 	// stay, and their positions in the new file as soon as they are there.
 	kept map[int64]int64
-	// repeated are the objects that kept is about, while finding.
+	// repeated are the objects that kept is about, while finding and estimating.
 	repeated map[raidstorage.OID]bool
 
 	out     *packOut

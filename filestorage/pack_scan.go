@@ -56,7 +56,7 @@ func (p *packer) readLater(pos int64) error {
 		return true, p.records(h, func(rec recordHeader) error {
 			if p.repeats(rec) {
 				p.kept[rec.back] += 0 // its place may be known already
-				if p.finding {
+				if p.repeated != nil {
 					p.repeated[rec.oid] = true
 				}
 			}

@@ -22,9 +22,10 @@ const (
 	RecordIterator
 	GarbageFinder
 	StagedPacker
+	PackEstimator
 
 	// All is every optional interface.
-	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator | GarbageFinder | StagedPacker
+	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator | GarbageFinder | StagedPacker | PackEstimator
 )
 
 // Has tells whether all of other are in the set.
@@ -73,6 +74,7 @@ func interfaces() []optional {
 		{RecordIterator, reflect.TypeFor[raidstorage.RecordIterator]()},
 		{GarbageFinder, reflect.TypeFor[raidstorage.GarbageFinder]()},
 		{StagedPacker, reflect.TypeFor[raidstorage.StagedPacker]()},
+		{PackEstimator, reflect.TypeFor[raidstorage.PackEstimator]()},
 	}
 }
 

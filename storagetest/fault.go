@@ -44,6 +44,7 @@ const (
 	CallHistory        Call = "history"
 	CallPack           Call = "pack"
 	CallFindGarbage    Call = "findgarbage"
+	CallEstimatePack   Call = "estimatepack"
 	CallStagePack      Call = "stagepack"
 	CallRelinked       Call = "relinked" // this and the next three are of a staged pack
 	CallCatchUp        Call = "catchup"

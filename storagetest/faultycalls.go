@@ -155,6 +155,13 @@ func (f *FaultyStorage) FindGarbage(ctx context.Context, through raidstorage.TID
 	})
 }
 
+// EstimatePack is CallEstimatePack.
+func (f *FaultyStorage) EstimatePack(ctx context.Context, opts raidstorage.PackOptions) (raidstorage.PackEstimate, error) {
+	return capable(ctx, f, f.enter(CallEstimatePack, 0, opts.Through, nil), func(ctx context.Context, p raidstorage.PackEstimator) (raidstorage.PackEstimate, error) {
+		return p.EstimatePack(ctx, opts)
+	})
+}
+
 // TruncateAfter is CallTruncate.
 func (f *FaultyStorage) TruncateAfter(ctx context.Context, tid, last raidstorage.TID) error {
 	_, err := capable(ctx, f, f.enter(CallTruncate, 0, tid, nil), func(ctx context.Context, t raidstorage.Truncater) (struct{}, error) {

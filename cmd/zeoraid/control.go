@@ -127,6 +127,9 @@ func (e env) verdict(op admin.Op, end *admin.Message) {
 		fmt.Fprintf(e.stdout, "%s and %s of %s compared\n", counted(r.Transactions, "transaction", "transactions"),
 			counted(r.Objects, "object", "objects"), counted(int64(len(r.Backends)), "backend", "backends"))
 	}
+	if end.Estimate != nil {
+		e.estimate(end.Estimate)
+	}
 	if end.Failure == nil {
 		fmt.Fprintf(e.stdout, "%s: %s\n", op, end.Text)
 		return

@@ -23,6 +23,9 @@ package pickleref
 import (
 	"bytes"
 	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/zeoraid/raidstorage"
 )
@@ -77,6 +80,29 @@ func Class(record []byte) (module, name string, err error) {
 		}
 	}
 	return "", "", &Error{Offset: 0, Reason: "the class is not given by its name"}
+}
+
+// Limits of ClassName.
+const (
+	// MaxClassPickle is how many bytes of a record ClassName looks at.
+	MaxClassPickle = 4 << 10
+	maxClassName   = 256
+)
+
+// ClassName returns the class of record's object for people, as module.name, "" if the
+// record does not tell, or if that is no name: longer than 256 bytes, not UTF-8, or
+// with characters that cannot be shown. The beginning of a record is enough, see
+// MaxClassPickle.
+func ClassName(record []byte) string {
+	module, name, err := Class(record[:min(len(record), MaxClassPickle)])
+	if err != nil || module == "" || name == "" || len(module)+1+len(name) > maxClassName {
+		return ""
+	}
+	class := module + "." + name
+	if !utf8.ValidString(class) || strings.ContainsFunc(class, func(r rune) bool { return !unicode.IsGraphic(r) }) {
+		return ""
+	}
+	return class
 }
 
 // IsBlob tells whether record is that of a blob, by the rule of
