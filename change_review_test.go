@@ -54,7 +54,10 @@ func TestWhoTurnsOutToBeTheOnlyOneInSyncDoesNotLeave(t *testing.T) {
 		}
 		w.mustCommit(m, 1, "y")
 		w.reg.on(func(next raidstorage.Membership) registerFault {
-			if next.Reason == "b2 recovered" {
+			switch next.Reason {
+			case "b2 is not disabled any more":
+				return registerWorks
+			case "b2 recovered":
 				w.setDown(true, "b2") // not opened again for now
 				return registerLosesReply
 			}

@@ -374,6 +374,40 @@ func TestDisableOutlivesARestart(t *testing.T) {
 	})
 }
 
+// An operator who wants a disabled backend back is not forgotten when the process dies
+// before it is in sync. One that could not be reached stays disabled.
+func TestRecoveryOfADisabledBackendOutlivesARestart(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		w.cfg.AutoRecover = raidstorage.AutoRecoverOn
+		m := w.start()
+		if err := m.Disable(t.Context(), "b1", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		w.mustCommit(m, 1, "x")
+		w.setDown(true, "b1")
+		if err := m.Recover(t.Context(), "b1"); err == nil {
+			t.Error("a backend that is away was recovered")
+		}
+		if got, reason := state(m, "b1"); got != raidstorage.StateDisabled {
+			t.Errorf("after a recovery that could not reach it b1 is %v (%s)", got, reason)
+		}
+		w.setDown(false, "b1")
+		w.onNextOpen(func(_ string, f *storagetest.FaultyStorage) {
+			f.Inject(storagetest.Fault{Call: storagetest.CallRestore, Kind: storagetest.Hang})
+		})
+		recovered := make(chan error, 1)
+		go func() { recovered <- m.Recover(t.Context(), "b1") }()
+		w.waitState(m, "b1", raidstorage.StateRecovering)
+		w.backend("b1").WaitFor(t.Context(), storagetest.CallRestore, 1)
+		w.onNextOpen(nil)
+		w.crash(m)
+		<-recovered
+		m = w.start()
+		w.waitState(m, "b1", raidstorage.StateInSync)
+		w.wantEqual("b1", "b2")
+	})
+}
+
 func TestStatusAndWatchTellTheSame(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {
 		w.cfg.AutoRecover = raidstorage.AutoRecoverOn

@@ -82,7 +82,8 @@ func (p *RecoveryProgress) String() string {
 // Recover brings a backend back: it is opened, compared, given what it lacks, and
 // taken into the mirror. It returns when that is done, at once if the backend is in
 // sync. Errors: *DivergedError, *InvalidError for an unknown name, what the backends
-// say. If ctx ends the recovery stops; the next one goes on from there.
+// say. If ctx ends the recovery stops; the next one goes on from there. A disabled
+// backend is not disabled any more as soon as it has answered.
 func (m *Mirror) Recover(ctx context.Context, name string) error {
 	return m.RecoverWith(ctx, name, RecoverOptions{})
 }
@@ -122,67 +123,6 @@ func (m *Mirror) awaitPack(ctx context.Context) error {
 	return nil
 }
 
-// requestRecovery asks b's supervisor and waits for its answer.
-func (m *Mirror) requestRecovery(ctx context.Context, b *backend, r recoverRequest) error {
-	r.ctx, r.done = ctx, make(chan error, 1)
-	if r.promote {
-		m.mu.Lock()
-		if b.state == StateFollowing && b.cancelRecovery != nil {
-			b.cancelRecovery() // a step of following that may take long
-		}
-		m.mu.Unlock()
-	}
-	select {
-	case b.requests <- &r:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-b.left:
-		return &InvalidError{Op: r.op, Reason: fmt.Sprintf("backend %q was taken out", b.cfg.Name)}
-	case <-m.ctx.Done():
-		return ErrClosed
-	}
-	select {
-	case err := <-r.done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// recoverRequest asks a supervisor for a recovery.
-type recoverRequest struct {
-	op      string
-	promote bool // to full
-	ctx     context.Context
-	opts    RecoverOptions
-	done    chan error
-}
-
-// serve carries out a request, on the supervisor.
-func (m *Mirror) serve(r *recoverRequest, b *backend, f *follower) error {
-	ctx, cancel := context.WithCancel(r.ctx)
-	defer cancel()
-	defer context.AfterFunc(m.ctx, cancel)()
-	if state, _ := m.stateOf(b); state == StateSuspect {
-		if err := m.settleSuspect(b, true); err != nil {
-			return err
-		}
-	}
-	state, _ := m.stateOf(b)
-	role := m.roleOf(b)
-	switch {
-	case state == StateInSync:
-		return nil
-	case role == RoleAsync && !r.promote:
-		return m.refollow(ctx, b, f, r.opts)
-	case role == RoleSpare && !r.promote:
-		return m.standBy(ctx, b)
-	case role != RoleFull:
-		return m.recover(ctx, b, r.opts, true, entry{promotes: true})
-	}
-	return m.recover(ctx, b, r.opts, true, entry{})
-}
-
 // Recoveries returns the progress of the recoveries under way.
 func (m *Mirror) Recoveries() []RecoveryProgress {
 	var all []RecoveryProgress
@@ -194,9 +134,9 @@ func (m *Mirror) Recoveries() []RecoveryProgress {
 	return all
 }
 
-// recover runs one recovery of b, on its supervisor. A disabled backend is only
-// recovered if an operator asked for it.
-func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, asked bool, as entry) (err error) {
+// recover runs one recovery of b, on its supervisor. A disabled backend is not recovered:
+// see readmit.
+func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, as entry) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := m.ensureOpen(ctx, b)
@@ -210,7 +150,7 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		return err
 	}
 	defer m.exclusion.leave(m, shared)
-	if b.hasLeft() || b.state == StateDisabled && !asked || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
+	if b.hasLeft() || b.state == StateDisabled || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
 		state := b.state
 		m.mu.Unlock()
 		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %s is %v", b.cfg.Name, state)}

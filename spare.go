@@ -33,7 +33,7 @@ func (m *Mirror) spare(b *backend) (again time.Duration, err error) {
 	}
 	defer func() { m.unclaim(b, err) }()
 	m.cfg.Logger.Warn("a spare is brought in", "backend", b.cfg.Name, "instead", out.cfg.Name)
-	err = m.recover(m.ctx, b, RecoverOptions{}, false, entry{promotes: true, instead: out})
+	err = m.recover(m.ctx, b, RecoverOptions{}, entry{promotes: true, instead: out})
 	if errors.Is(err, errNotNeeded) {
 		m.cfg.Logger.Info("the spare is not needed any more", "backend", b.cfg.Name, "instead", out.cfg.Name)
 		m.restSpare(b)

@@ -54,7 +54,7 @@ func (m *Mirror) supervise(b *backend) {
 		case state == StateSuspect:
 			err = m.settleSuspect(b, pause > 0)
 		case state == StateFailed && m.cfg.AutoRecover == AutoRecoverOn && !parked:
-			if err = m.recover(m.ctx, b, RecoverOptions{}, false, entry{}); err != nil && !m.closing() {
+			if err = m.recover(m.ctx, b, RecoverOptions{}, entry{}); err != nil && !m.closing() {
 				m.cfg.Logger.Info("recovery failed", "backend", b.cfg.Name, "err", err)
 			}
 		case state == StateDisabled:

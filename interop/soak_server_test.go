@@ -144,7 +144,7 @@ func (s *soak) verb(codes []int, verb string, args ...string) (int, string) {
 	s.await(fmt.Sprintf("zeoraid %s %q ends with a code of %v", verb, args, codes), func() bool {
 		code, out = r.run(s.ctx, s.t, verb, args...)
 		s.record.note("zeoraid "+verb, "%q: code %d: %s", args, code, strings.Join(strings.Fields(out), " "))
-		return !s.operate("", out) && slices.Contains(codes, code)
+		return !s.operate(out) && slices.Contains(codes, code)
 	})
 	return code, out
 }
@@ -155,13 +155,8 @@ func (s *soak) verb(codes []int, verb string, args ...string) (int, string) {
 //     left out, as that was away
 //   - start Python's server again, whose file storage closes itself when a finish fails,
 //     as on a full disk
-//   - ask again for the recovery of a disabled member that the server's end interrupted:
-//     the record has it as disabled until it is in sync
-func (s *soak) operate(name, reason string) bool {
+func (s *soak) operate(reason string) bool {
 	switch {
-	case name != "" && strings.Contains(reason, "disabled by an operator before the start"):
-		s.record.count("recoveries asked for again")
-		s.verb([]int{0, 2}, "recover", name)
 	case strings.Contains(reason, "pack again"):
 		s.record.count("packs made again")
 		s.record.note("pack again", "%s", reason)

@@ -97,7 +97,7 @@ func (s *soak) awaitInSync(names ...string) {
 		}
 		for _, b := range m.Backends {
 			if slices.Contains(names, b.Name) && b.State != raidstorage.StateInSync.String() {
-				s.operate(b.Name, b.Reason)
+				s.operate(b.Reason)
 				return false
 			}
 		}
