@@ -4,6 +4,8 @@ import (
 	"context"
 	"reflect"
 	"slices"
+
+	"github.com/hashicorp/go-multierror"
 )
 
 // PackEstimator is a Packer that tells what a pack would drop, without dropping it.
@@ -61,8 +63,9 @@ var _ PackEstimator = (*Mirror)(nil)
 // EstimatePack implements PackEstimator. One backend in sync that packs by what is decided
 // for all tells what the mirror's pack would drop there; *UnsupportedError if there is none.
 // What other backends, such as ZEO servers, drop they alone know. It waits for no
-// recovery, and holds up neither commits nor recoveries, but a pack perhaps. It ends after
-// Timeouts.Pack. A failure is a *BackendError, and degrades nobody.
+// recovery, and holds up neither commits nor recoveries, but a pack perhaps. Each backend
+// has Timeouts.Pack; if one fails the next is asked. Failures are *BackendErrors, and
+// degrade nobody.
 func (m *Mirror) EstimatePack(ctx context.Context, opts PackOptions) (PackEstimate, error) {
 	if err := ctx.Err(); err != nil {
 		return PackEstimate{}, err
@@ -86,17 +89,24 @@ func (m *Mirror) EstimatePack(ctx context.Context, opts PackOptions) (PackEstima
 	if opts.Through == 0 {
 		return PackEstimate{}, nil
 	}
-	s := m.mostFirst(ctx, able)[0]
-	estimate, err := leave(ctx, m, m.tuned().Timeouts.Pack, func(ctx context.Context) (PackEstimate, error) {
-		return estimateAt(ctx, s.storage, opts)
-	})
-	switch {
-	case m.closing():
-		return PackEstimate{}, ErrClosed
-	case err != nil:
-		return PackEstimate{}, &BackendError{Backend: s.b.cfg.Name, Op: "estimate pack", Err: err}
+	var errs *multierror.Error
+	for _, s := range m.mostFirst(ctx, able) {
+		estimate, err := leave(ctx, m, m.tuned().Timeouts.Pack, func(ctx context.Context) (PackEstimate, error) {
+			return estimateAt(ctx, s.storage, opts)
+		})
+		if m.closing() {
+			return PackEstimate{}, ErrClosed
+		}
+		if err == nil {
+			return estimate, nil
+		}
+		errs = gather(errs, &BackendError{Backend: s.b.cfg.Name, Op: "estimate pack", Err: err})
+		// Another one would say the same, or was not asked for.
+		if ctx.Err() != nil || Classify(err) != ClassFailure || isA[*CorruptError](err) {
+			break
+		}
 	}
-	return estimate, nil
+	return PackEstimate{}, errs
 }
 
 // estimateAt asks a backend, which decides first, as the mirror's pack has it do.

@@ -110,3 +110,23 @@ func TestDryRunNeedsANativeBackend(t *testing.T) {
 		})
 	}
 }
+
+// Where one backend fails another one tells.
+func TestDryRunGoesOnAtAnotherBackend(t *testing.T) {
+	for _, call := range []storagetest.Call{storagetest.CallFindGarbage, storagetest.CallEstimatePack} {
+		for _, fails := range []string{"b1", "b2"} {
+			t.Run(string(call)+" of "+fails, func(t *testing.T) {
+				scenario(t, 2, func(t *testing.T, w *world) {
+					m := w.start()
+					through := w.tree(m)[2]
+					w.backend(fails).Inject(storagetest.Fault{Call: call})
+					e, err := m.EstimatePack(t.Context(), raidstorage.PackOptions{Through: through, GC: true})
+					if err != nil || e.Objects != 2 {
+						t.Errorf("the estimate is %+v, %v", e, err)
+					}
+					w.wantInSync("b1", "b2")
+				})
+			})
+		}
+	}
+}

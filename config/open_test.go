@@ -161,6 +161,17 @@ func TestPackWithoutGCKeepsWhatCannotBeReached(t *testing.T) {
 				t.Fatal(err)
 			}
 			opts := raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true}
+			estimator, err := raidstorage.Can[raidstorage.PackEstimator](s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := int64(0)
+			if gc {
+				want = 2
+			}
+			if e, err := estimator.EstimatePack(t.Context(), opts); err != nil || e.Objects != want {
+				t.Errorf("%s with pack-gc %v: the estimate is %+v, %v", name, gc, e, err)
+			}
 			if err := packer.Pack(t.Context(), opts); err != nil {
 				t.Errorf("%s with pack-gc %v: %v", name, gc, err)
 			}
@@ -184,9 +195,15 @@ func TestAStorageWithoutGCRefusesWhatAnotherOneFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	opts := raidstorage.PackOptions{Through: raidstorage.MaxTID, Decided: true, Garbage: []raidstorage.OID{0}}
-	err = packer.Pack(t.Context(), opts)
-	if _, ok := errors.AsType[*raidstorage.InvalidError](err); !ok {
+	if err := packer.Pack(t.Context(), opts); !isInvalid(err) {
 		t.Errorf("Pack: %v", err)
+	}
+	estimator, err := raidstorage.Can[raidstorage.PackEstimator](s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := estimator.EstimatePack(t.Context(), opts); !isInvalid(err) {
+		t.Errorf("EstimatePack: %+v, %v", e, err)
 	}
 	checkData(t, s, 0, "N.N.")
 }
