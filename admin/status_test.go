@@ -178,7 +178,7 @@ func TestMetricsCanBeParsed(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"mirror_condition recovering main": 1, "mirror_condition optimal main": 0, "mirror_condition degraded main": 0, "mirror_condition failed main": 0,
-		"mirror_backends main": 2, "mirror_backends_in_sync main": 1, "mirror_write_quorum main": 1, "mirror_membership_epoch main": 2, "mirror_packing main": 0,
+		"mirror_backends main": 2, "mirror_backends_in_sync main": 1, "mirror_write_quorum main": 1, "mirror_membership_epoch main": 3, "mirror_packing main": 0,
 		"mirror_catch_up_waiting main": 0, "mirror_catch_up_delayed_total main": 0, "mirror_catch_up_expired_total main": 0, "mirror_catch_up_delay_seconds_total main": 0,
 		"backend_role a main full": 1, "backend_role a main async": 0, "backend_role a main spare": 0, "backend_state a main following": 0,
 		"backend_state a main recovering": 1, "backend_state a main in sync": 0, "backend_state b main in sync": 1,
