@@ -158,6 +158,9 @@ func (t *mirrorTxn) voteOnce(ctx context.Context, before *flight) (v Vote, again
 	}
 	t.meta, t.voters = meta, voters
 	t.undoes(voters[0].vote.Changed)
+	if t.log.repeats() {
+		m.repeated.Store(uint64(meta.TID))
+	}
 	return Vote{Changed: voters[0].vote.Changed, Last: after}, false, nil
 }
 

@@ -143,32 +143,41 @@ var _ GarbageFinder = (*Mirror)(nil)
 
 // FindGarbage implements GarbageFinder, for a mirror that is a backend of another one:
 // one of the backends tells.
-func (m *Mirror) FindGarbage(ctx context.Context, through TID, decide func(context.Context) error) ([]OID, error) {
-	v := m.view.Load()
-	if v.closed {
-		return nil, ErrClosed
-	}
+func (m *Mirror) FindGarbage(ctx context.Context, through TID, decide func(context.Context) error) (garbage []OID, err error) {
 	if err := supports[GarbageFinder](m); err != nil {
 		return nil, err
 	}
-	if len(v.sessions) == 0 {
-		return nil, &UnavailableError{Need: 1}
+	err = m.findAtOne(ctx, through, decide, func(s *session, through TID, decide func(context.Context) error) error {
+		finder, err := Can[GarbageFinder](s.storage)
+		if err == nil {
+			garbage, err = finder.FindGarbage(ctx, through, decide)
+		}
+		return err
+	})
+	return garbage, err
+}
+
+// findAtOne has one backend find the garbage.
+func (m *Mirror) findAtOne(ctx context.Context, through TID, decide func(context.Context) error,
+	find func(s *session, through TID, decide func(context.Context) error) error) error {
+	v := m.view.Load()
+	switch {
+	case v.closed:
+		return ErrClosed
+	case len(v.sessions) == 0:
+		return &UnavailableError{Need: 1}
 	}
 	s := m.mostFirst(ctx, v.sessions)[0]
-	finder, err := Can[GarbageFinder](s.storage)
-	if err != nil {
-		return nil, err
-	}
-	garbage, err := finder.FindGarbage(ctx, min(through, v.last), func(ctx context.Context) error {
+	err := find(s, min(through, v.last), func(ctx context.Context) error {
 		if err := decide(ctx); err != nil {
 			return err
 		}
 		return mayDecide(m.view.Load(), s)
 	})
 	if err != nil {
-		return nil, &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err}
+		return &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err}
 	}
-	return garbage, nil
+	return nil
 }
 
 // Pack implements Packer: all backends in sync drop the same, see above. It waits
@@ -215,6 +224,8 @@ type packing struct {
 	finder  *session // who told what is garbage
 	natives bool     // there are native backends
 	mixed   bool     // there are both kinds
+	tells   bool     // who finds the garbage must tell what others would drop besides (pack_kept.go)
+	apart   bool     // they would, or may
 	// before are the backends that an earlier pack up to lastHorizon has left unpacked.
 	before      []string
 	lastHorizon TID
@@ -250,19 +261,26 @@ func (p *packing) run(ctx context.Context) error {
 	return p.end(ctx, c)
 }
 
-// decide finds the garbage and makes the cut. p.cut stays 0 if there is nothing to
-// pack.
-func (p *packing) decide(ctx context.Context) error {
+// packTime returns the pack time for a pack that begins now.
+func (p *packing) packTime() TID {
+	v := p.m.view.Load()
+	through := min(p.opts.Through, v.last)
+	if slices.ContainsFunc(v.sessions, func(s *session) bool { return !native(s) }) || p.m.followedByOthers() {
+		through = min(through, v.last-min(v.last, packMargin))
+	}
+	return through
+}
+
+// attempt is decide for the pack time that is chosen now.
+func (p *packing) attempt(ctx context.Context) error {
 	m := p.m
 	// Before anything is read: what is committed while that goes on counts as later.
-	last := m.view.Load().last
-	p.through = min(p.opts.Through, last)
+	p.through = p.packTime()
 	sessions := m.view.Load().sessions
 	finders := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return !native(s) })
 	p.natives, p.mixed = len(finders) > 0, len(finders) > 0 && len(finders) < len(sessions)
-	if len(finders) < len(sessions) || m.followedByOthers() {
-		p.through = min(p.through, last-min(last, packMargin))
-	}
+	p.tells = p.opts.GC && !p.opts.Decided && p.natives && (p.mixed || m.follows())
+	p.garbage, p.finder, p.found, p.apart = nil, nil, 0, false
 	if p.through == 0 {
 		return nil
 	}
@@ -281,7 +299,11 @@ func (p *packing) decide(ctx context.Context) error {
 		defer m.unlockCommit()
 		return p.makeCut(ctx)
 	}
-	return p.findAt(ctx, finders, p.decideAt)
+	able, err := p.ableToTell(finders)
+	if err != nil {
+		return err
+	}
+	return p.findAt(ctx, able, p.decideAt)
 }
 
 // findAt has one backend find the garbage, or another one if it fails.
@@ -289,8 +311,8 @@ func (p *packing) findAt(ctx context.Context, finders []*session, find func(cont
 	var errs *multierror.Error
 	for _, s := range p.m.mostFirst(ctx, finders) {
 		err := find(ctx, s)
-		if err == nil {
-			return nil
+		if err == nil || isA[*apartError](err) {
+			return err
 		}
 		errs = gather(errs, &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err})
 		// Another one would say the same, or was not asked for.
@@ -333,10 +355,6 @@ func (m *Mirror) mostFirst(ctx context.Context, finders []*session) []*session {
 // freed when the cut is made.
 func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 	m := p.m
-	finder, err := Can[GarbageFinder](s.storage)
-	if err != nil {
-		return err
-	}
 	locked := false
 	defer func() {
 		if locked {
@@ -356,15 +374,18 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 		w.begin() // commits wait now
 		return mayDecide(m.view.Load(), s)
 	}
-	p.garbage, err = leaveAsking(w.ctx, m, m.tuned().Timeouts.Pack, decide,
-		func(ctx context.Context, ask func(context.Context) error) ([]OID, error) {
-			return finder.FindGarbage(ctx, p.through, ask)
+	found, err := leaveAsking(w.ctx, m, m.tuned().Timeouts.Pack, decide,
+		func(ctx context.Context, ask func(context.Context) error) (finding, error) {
+			return p.find(ctx, s, ask)
 		})
 	if err = w.because(err); err != nil {
 		return err
 	}
 	if s.dead.Load() {
 		return fmt.Errorf("the backend failed meanwhile")
+	}
+	if err := p.takes(found); err != nil {
+		return err
 	}
 	p.decided, p.finder = true, s
 	return p.makeCut(ctx)
