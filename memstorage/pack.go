@@ -86,7 +86,7 @@ type packer struct {
 	packed  map[raidstorage.OID]*record // what was current at through
 	keep    map[raidstorage.OID]bool    // the reachable ones, with gc
 	then    map[raidstorage.OID]bool    // those that could be reached at through
-	repeats []*record                   // the later ones that repeat an earlier one's data, in order
+	repeats []*record                   // the later ones that repeat an earlier one, or may, in order
 	// repeated are the objects with a later record that repeats an earlier one's
 	// data, with gc: what was current at through stays.
 	repeated map[raidstorage.OID]bool
@@ -124,6 +124,8 @@ func (p *packer) read(ctx context.Context, log []*transaction) error {
 			todo = append(todo, refs...)
 			if rec.dataTID != 0 && rec.dataTID <= p.through {
 				p.repeated[rec.oid] = true
+			}
+			if rec.dataTID != 0 && rec.dataTID <= p.through || rec.dataTID == 0 && rec.data == nil {
 				p.repeats = append(p.repeats, rec)
 			}
 		}

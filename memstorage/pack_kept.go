@@ -11,8 +11,9 @@ import (
 var _ raidstorage.KeptFinder = (*Storage)(nil)
 
 // FindKept implements raidstorage.KeptFinder. A record that repeats data knows where they
-// were first, and not of which revision it was made: where that matters for what Python
-// would do, its object is taken as kept by later transactions alone.
+// were first, and not of which revision it was made, and a deletion not whether it repeats
+// one: where that matters for what Python would do, the object is taken as kept by later
+// transactions alone.
 func (s *Storage) FindKept(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) (garbage, kept []raidstorage.OID, err error) {
 	h := s.handle()
 	if err := h.take(ctx, h.db.packing); err != nil {
