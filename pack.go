@@ -5,7 +5,8 @@ package raidstorage
 //
 //	wait      until no recovery runs; from here on none begins (V6)
 //	find      a native backend (GarbageFinder) reads what is garbage at the pack
-//	          time; commits go on until it has read nearly everything
+//	          time; commits go on until it has read nearly everything. If others would
+//	          drop more the pack ends here, or begins anew (pack_kept.go)
 //	cut       with the commit slot held: it reads the rest; the record is written,
 //	          with the pack horizon, the lock and its holder, and all backends as
 //	          unpacked; backends with a garbage collection of their own only (ZEO
@@ -187,6 +188,11 @@ func (m *Mirror) findAtOne(ctx context.Context, through TID, decide func(context
 // commits go on, but no undo. The pack time is at most the last transaction's; with
 // backends that only have a garbage collection of their own it is before it, so that
 // they cannot drop the last transaction. Progress is in Status and in events.
+//
+// Beside GarbageFinders those others may drop more: objects that could not be reached at
+// the pack time and that a later transaction has linked again (KeptFinder). If there are
+// any Pack is refused with *InvalidError, which names the first one, and nothing has
+// changed; but as far as opts.Through allows a later pack time it tries some of those first.
 func (m *Mirror) Pack(ctx context.Context, opts PackOptions) error {
 	if m.view.Load().closed {
 		return ErrClosed

@@ -64,14 +64,18 @@ func (p *packer) withoutPythons(ctx context.Context, kept []raidstorage.OID) ([]
 	python := &packer{s: p.s, h: p.h, references: p.references, packed: p.packed, keep: maps.Clone(p.then)}
 	var todo []raidstorage.OID
 	for _, rec := range p.repeats {
-		tids, again := stay[rec.oid]
-		if again && slices.Contains(tids, rec.dataTID) {
+		tids := stay[rec.oid]
+		if slices.Contains(tids, rec.dataTID) {
 			continue // perhaps it repeats one after the pack time, of which Python takes no notice
 		}
 		if !p.then[rec.oid] {
-			stay[rec.oid] = append(tids, rec.dataTID)
 			python.keep[rec.oid] = true // and not followed
-			if !again {
+			if rec.dataTID == 0 {
+				stay[rec.oid] = tids
+				continue
+			}
+			stay[rec.oid] = append(tids, rec.dataTID)
+			if len(tids) == 0 {
 				continue
 			}
 		}
