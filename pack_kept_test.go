@@ -322,3 +322,47 @@ func TestAFollowerThatWouldDropMoreIsNotPacked(t *testing.T) {
 		})
 	}
 }
+
+// An interrupted pack that has become one which others decide otherwise is not tried for
+// ever: an operator's pack to a later time ends it.
+func TestAnInterruptedPackThatIsRefusedIsLeftToTheOperator(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		w.makeSelfish("b2")
+		w.cfg.WriteQuorum, w.cfg.StartQuorum = 2, 2
+		m := w.start()
+		through := w.tree(m)[2]
+		w.wait(m)
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+		w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1, Hook: func() {
+			w.reg.cut()
+			for _, b := range []string{"b1", "b2"} {
+				w.backend(b).CutOff()
+			}
+		}})
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true}); err == nil {
+			t.Fatal("the pack of a dead process succeeded")
+		}
+		w.crash(m)
+		m = w.start()
+		w.mustCommit(m, 0, storagetest.Pickled("root", 1, 10)) // neither was packed
+		<-time.After(time.Minute)                              // the tids of a new process begin later than the clock
+		w.wait(m)
+		m.Close()
+		w.cfg.AutoRecover = raidstorage.AutoRecoverOn
+		m = w.start()
+		<-time.After(10 * time.Hour) // simulated
+		if n := count(w.backend("b1"), storagetest.CallFindGarbage); n != 1 {
+			t.Errorf("the pack was tried %d times", n)
+		}
+		if r := w.record(); r.Unfinished == nil || len(r.Unpacked) != 2 || r.Lock != nil {
+			t.Errorf("the record is %+v", r)
+		}
+		mustPack(t, m, raidstorage.MaxTID)
+		w.wantEqual("b1", "b2")
+		w.wantPacked(w.record().PackHorizon)
+		if r := w.record(); r.Unfinished != nil {
+			t.Errorf("unfinished is still %+v", r.Unfinished)
+		}
+		wantData(t, m, 11, storagetest.Pickled("below garbage"))
+	})
+}
