@@ -19,7 +19,7 @@ import (
 var _ raidstorage.KeptFinder = (*Storage)(nil)
 
 // FindKept implements raidstorage.KeptFinder. It reads the log once, as FindGarbage does,
-// and needs 3 bits for each object more.
+// and needs 6 bits for each object more.
 func (s *Storage) FindKept(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) (garbage, kept []raidstorage.OID, err error) {
 	return s.findGarbage(ctx, through, decide, new(keptLater))
 }
