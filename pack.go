@@ -267,9 +267,8 @@ func (p *packing) run(ctx context.Context) error {
 	return p.end(ctx, c)
 }
 
-// packTime returns the pack time for a pack that begins now.
-func (p *packing) packTime() TID {
-	v := p.m.view.Load()
+// packTime returns the pack time for a pack that begins with v.
+func (p *packing) packTime(v *view) TID {
 	through := min(p.opts.Through, v.last)
 	if slices.ContainsFunc(v.sessions, func(s *session) bool { return !native(s) }) || p.m.followedByOthers() {
 		through = min(through, v.last-min(v.last, packMargin))
@@ -281,12 +280,13 @@ func (p *packing) packTime() TID {
 func (p *packing) attempt(ctx context.Context) error {
 	m := p.m
 	// Before anything is read: what is committed while that goes on counts as later.
-	p.through = p.packTime()
-	sessions := m.view.Load().sessions
+	v := m.view.Load()
+	p.through = p.packTime(v)
+	sessions := v.sessions
 	finders := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return !native(s) })
 	p.natives, p.mixed = len(finders) > 0, len(finders) > 0 && len(finders) < len(sessions)
 	p.tells = p.opts.GC && !p.opts.Decided && p.natives && (p.mixed || m.follows())
-	p.garbage, p.finder, p.found, p.apart = nil, nil, 0, false
+	p.garbage, p.finder, p.found, p.apart, p.staged, p.order = nil, nil, 0, false, nil, nil
 	if p.through == 0 {
 		return nil
 	}

@@ -71,7 +71,7 @@ func (p *packing) decide(ctx context.Context) error {
 		if !ok {
 			return err
 		}
-		if attempt == maxPrepares || !apart.anew && p.packTime() <= p.through {
+		if attempt == maxPrepares || !apart.anew && p.packTime(p.m.view.Load()) <= p.through {
 			return apart
 		}
 		p.m.cfg.Logger.Info("the pack begins anew", "tid", p.through, "err", err)

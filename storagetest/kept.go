@@ -65,6 +65,14 @@ func keptRules() []rule {
 			e.undo(through)
 			e.findKept(through, nil, 10)
 		}},
+		rule{name: "not what the second of two undos of an object refers to", needs: needs{has: Undoer}, run: func(e *env) {
+			e.commit(map[raidstorage.OID]string{0: Pickled("root"), 10: Pickled("garbage", 11), 11: Pickled("one"), 12: Pickled("other")})
+			through := e.commit(objs(10, Pickled("garbage again", 12)))
+			undone, _ := e.undo(through)
+			e.findKept(through, nil, 10, 11)
+			e.undo(undone)
+			e.findKept(through, nil, 11)
+		}},
 		rule{name: "nothing of an empty storage", run: func(e *env) { e.findKept(raidstorage.MaxTID, nil) }},
 		rule{name: "an error of decide ends it", run: func(e *env) {
 			through := tree(e)
