@@ -173,7 +173,7 @@ func (t *mirrorTxn) undoable() error {
 		case o.kind != opUndo:
 		case o.serial <= t.m.record.PackHorizon:
 			return &UndoError{TID: o.serial, Reason: fmt.Sprintf("it is not later than the pack time %v", t.m.record.PackHorizon)}
-		case t.m.record.uneven():
+		case t.m.record.uneven(), t.m.noUndo.Load():
 			return &UndoError{TID: o.serial, Reason: "a pack is going on, or has not succeeded on all backends"}
 		}
 	}

@@ -63,8 +63,12 @@ func (e *apartError) Error() string { return e.refusal.Error() }
 func (e *apartError) Unwrap() error { return e.refusal }
 
 // decide finds the garbage and makes the cut, if need be for a later pack time than at
-// first. p.cut stays 0 if there is nothing to pack.
+// first. p.cut stays 0 if there is nothing to pack. If undos were in the way the last
+// attempt refuses them: where the backends need long to prepare somebody undoes something
+// in each.
 func (p *packing) decide(ctx context.Context) error {
+	defer p.m.noUndo.Store(false) // after the cut the record refuses them
+	undone := false
 	for attempt := 1; ; attempt++ {
 		err := p.attempt(ctx)
 		apart, ok := errors.AsType[*apartError](err)
@@ -75,6 +79,13 @@ func (p *packing) decide(ctx context.Context) error {
 			return apart
 		}
 		p.m.cfg.Logger.Info("the pack begins anew", "tid", p.through, "err", err)
+		if undone = undone || apart.anew; undone && attempt == maxPrepares-1 {
+			if err := p.m.lockCommit(ctx); err != nil { // what votes from here on is refused
+				return err
+			}
+			p.m.noUndo.Store(true)
+			p.m.unlockCommit()
+		}
 	}
 }
 

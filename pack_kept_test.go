@@ -248,6 +248,50 @@ func TestAnUndoWhileBothKindsArePrepared(t *testing.T) {
 	})
 }
 
+// Undos in each attempt do not make a pack fail: the last attempt refuses them.
+func TestUndosInEachAttemptOfAPackOfBothKinds(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		w.makeSelfish("b2")
+		w.cfg.WriteQuorum, w.cfg.StartQuorum = 2, 2
+		m := w.start()
+		w.tree(m)
+		last := w.wait(m)
+		var answers []error
+		undo := func() error {
+			txn, err := m.Begin(t.Context(), raidstorage.Meta{})
+			if err != nil {
+				return err
+			}
+			defer txn.Abort(t.Context())
+			if err := raidstorage.Undo(t.Context(), txn, last); err != nil {
+				return err
+			}
+			if _, err := txn.Vote(t.Context()); err != nil {
+				return err
+			}
+			last, err = txn.Finish(t.Context())
+			return err
+		}
+		w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallStagePack, Kind: storagetest.Observe, Hook: func() {
+			answers = append(answers, undo())
+		}})
+		through := last - 1
+		mustPack(t, m, through)
+		if len(answers) != 4 || answers[0] != nil || answers[1] != nil || answers[2] != nil {
+			t.Fatalf("the undos: %v", answers)
+		}
+		wantErr[*raidstorage.UndoError](t, "an undo in the last attempt", answers[3])
+		if horizon := w.record().PackHorizon; horizon > through {
+			t.Errorf("the pack was to %v, and not to later than %v", horizon, through)
+		}
+		w.wantPacked(w.record().PackHorizon)
+		w.wantEqual("b1", "b2")
+		if err := undo(); err != nil {
+			t.Errorf("an undo after the pack: %v", err)
+		}
+	})
+}
+
 // withoutKept is a native backend that does not know what others would drop.
 type withoutKept struct{ *storagetest.FaultyStorage }
 
