@@ -410,3 +410,38 @@ func TestAnInterruptedPackThatIsRefusedIsLeftToTheOperator(t *testing.T) {
 		wantData(t, m, 11, storagetest.Pickled("below garbage"))
 	})
 }
+
+// slowToTell takes its time, after it was asked to decide, to find what others would drop.
+type slowToTell struct{ *storagetest.FaultyStorage }
+
+func (s slowToTell) FindKept(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) (garbage, kept []raidstorage.OID, err error) {
+	garbage, kept, err = s.FaultyStorage.FindKept(ctx, through, decide)
+	select {
+	case <-time.After(time.Hour): // simulated
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	return garbage, kept, err
+}
+
+// What a ZEO server would drop may take long to find, as much was linked again by an undo:
+// while the garbage is found nobody waits for it.
+func TestAPackOfBothKindsWaitsForOneThatIsSlowToTell(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		w.makeSelfish("b2")
+		open := w.cfg.Backends[0].Open
+		w.cfg.Backends[0].Open = func(ctx context.Context) (raidstorage.Storage, error) {
+			s, err := open(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return slowToTell{s.(*storagetest.FaultyStorage)}, nil
+		}
+		m := w.start()
+		through := w.tree(m)[2]
+		w.wait(m)
+		mustPack(t, m, through)
+		w.wantEqual("b1", "b2")
+		w.wantPacked(through)
+	})
+}

@@ -80,7 +80,9 @@ func (p *packing) findOnly(ctx context.Context, s *session) error {
 	found, err := leaveAsking(w.ctx, p.m, p.m.tuned().Timeouts.Pack, func() error {
 		v := p.m.view.Load()
 		last = v.last // the backend has all of that, and may have read more
-		w.begin()
+		if !p.tells { // what others would drop it works out now, which may be as much as before
+			w.begin()
+		}
 		return mayDecide(v, s)
 	}, func(ctx context.Context, ask func(context.Context) error) (finding, error) {
 		return p.find(ctx, s, ask)
