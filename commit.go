@@ -158,6 +158,9 @@ func (t *mirrorTxn) voteOnce(ctx context.Context, before *flight) (v Vote, again
 	}
 	t.meta, t.voters = meta, voters
 	t.undoes(voters[0].vote.Changed)
+	if t.log.repeats() {
+		m.repeated.Store(uint64(meta.TID))
+	}
 	return Vote{Changed: voters[0].vote.Changed, Last: after}, false, nil
 }
 
@@ -170,7 +173,7 @@ func (t *mirrorTxn) undoable() error {
 		case o.kind != opUndo:
 		case o.serial <= t.m.record.PackHorizon:
 			return &UndoError{TID: o.serial, Reason: fmt.Sprintf("it is not later than the pack time %v", t.m.record.PackHorizon)}
-		case t.m.record.uneven():
+		case t.m.record.uneven(), t.m.noUndo.Load():
 			return &UndoError{TID: o.serial, Reason: "a pack is going on, or has not succeeded on all backends"}
 		}
 	}

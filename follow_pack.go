@@ -33,6 +33,7 @@ type packAt struct {
 	behind  bool // it had not got to the pack time, and gets the rest from those that were packed
 	before  bool // an earlier pack was missed
 	earlier bool // and it was to a later time, which this one does not make up for
+	apart   bool // one that decides itself may drop what the others keep (pack_kept.go)
 }
 
 // packFollowers has those that follow packed when they reach the cut. The commit slot is
@@ -49,6 +50,7 @@ func (p *packing) packFollowers() {
 		b.pack = &packAt{
 			opts: PackOptions{Through: p.through, GC: p.opts.GC, Garbage: p.garbage},
 			cut:  p.cut, decided: p.decided, behind: b.lastTID < p.through, before: before, earlier: before && p.through < p.lastHorizon,
+			apart: p.apart,
 		}
 		b.wake()
 	}
@@ -82,6 +84,8 @@ func (p *packAt) pack(ctx context.Context, m *Mirror, s *session) (done bool, er
 		return false, nil // alignFollower compares it
 	case exact && p.decided:
 		opts.Decided = true
+	case !exact && p.apart:
+		return false, &InvalidError{Op: "pack", Reason: "it would drop objects that the others keep, as they were linked again after the pack time"}
 	case !exact: // it must not drop the last transaction
 		opts.Through, opts.Garbage = min(opts.Through, p.cut-min(p.cut, packMargin)), nil
 	}

@@ -5,7 +5,8 @@ package raidstorage
 //
 //	wait      until no recovery runs; from here on none begins (V6)
 //	find      a native backend (GarbageFinder) reads what is garbage at the pack
-//	          time; commits go on until it has read nearly everything
+//	          time; commits go on until it has read nearly everything. If others would
+//	          drop more the pack ends here, or begins anew (pack_kept.go)
 //	cut       with the commit slot held: it reads the rest; the record is written,
 //	          with the pack horizon, the lock and its holder, and all backends as
 //	          unpacked; backends with a garbage collection of their own only (ZEO
@@ -92,83 +93,45 @@ type GarbageFinder interface {
 	FindGarbage(ctx context.Context, through TID, decide func(context.Context) error) ([]OID, error)
 }
 
-// PackPhase is what a pack of a mirror is doing.
-type PackPhase string
-
-// The phases of a pack, in order.
-const (
-	PackWaiting   PackPhase = "wait"    // for a recovery or another pack
-	PackFinding   PackPhase = "find"    // what is garbage
-	PackPreparing PackPhase = "prepare" // the backends, which changes nothing yet
-	PackPacking   PackPhase = "pack"    // the backends
-	PackComparing PackPhase = "compare" // what they hold
-)
-
-// PackProgress tells how far a pack of a mirror is.
-type PackProgress struct {
-	Phase   PackPhase `json:"phase"`
-	Started time.Time `json:"started"`
-	Reason  string    `json:"reason,omitempty"` // what it waits for
-	Through TID       `json:"through"`          // the pack time
-	Cut     TID       `json:"cut"`              // the last transaction when it was decided, 0 before
-	Garbage int64     `json:"garbage"`          // objects to drop, -1 where only the backends know
-	Packed  []string  `json:"packed"`           // the backends that are through
-	Failed  []string  `json:"failed"`           // those whose pack failed
-	// Compared counts the objects that were compared.
-	Compared int64 `json:"compared"`
-}
-
-// String tells the progress in one line.
-func (p *PackProgress) String() string {
-	s := fmt.Sprintf("pack to %v: %s", p.Through, p.Phase)
-	if p.Reason != "" {
-		s += " for " + p.Reason
-	}
-	if p.Cut != 0 && p.Garbage >= 0 {
-		s += fmt.Sprintf(", %d objects to drop", p.Garbage)
-	}
-	if len(p.Packed) > 0 {
-		s += fmt.Sprintf(", packed %v", p.Packed)
-	}
-	if len(p.Failed) > 0 {
-		s += fmt.Sprintf(", failed %v", p.Failed)
-	}
-	if p.Compared > 0 {
-		s += fmt.Sprintf(", %d objects compared", p.Compared)
-	}
-	return s
-}
-
 var _ GarbageFinder = (*Mirror)(nil)
 
 // FindGarbage implements GarbageFinder, for a mirror that is a backend of another one:
 // one of the backends tells.
-func (m *Mirror) FindGarbage(ctx context.Context, through TID, decide func(context.Context) error) ([]OID, error) {
-	v := m.view.Load()
-	if v.closed {
-		return nil, ErrClosed
-	}
+func (m *Mirror) FindGarbage(ctx context.Context, through TID, decide func(context.Context) error) (garbage []OID, err error) {
 	if err := supports[GarbageFinder](m); err != nil {
 		return nil, err
 	}
-	if len(v.sessions) == 0 {
-		return nil, &UnavailableError{Need: 1}
+	err = m.findAtOne(ctx, through, decide, func(s *session, through TID, decide func(context.Context) error) error {
+		finder, err := Can[GarbageFinder](s.storage)
+		if err == nil {
+			garbage, err = finder.FindGarbage(ctx, through, decide)
+		}
+		return err
+	})
+	return garbage, err
+}
+
+// findAtOne has one backend find the garbage.
+func (m *Mirror) findAtOne(ctx context.Context, through TID, decide func(context.Context) error,
+	find func(s *session, through TID, decide func(context.Context) error) error) error {
+	v := m.view.Load()
+	switch {
+	case v.closed:
+		return ErrClosed
+	case len(v.sessions) == 0:
+		return &UnavailableError{Need: 1}
 	}
 	s := m.mostFirst(ctx, v.sessions)[0]
-	finder, err := Can[GarbageFinder](s.storage)
-	if err != nil {
-		return nil, err
-	}
-	garbage, err := finder.FindGarbage(ctx, min(through, v.last), func(ctx context.Context) error {
+	err := find(s, min(through, v.last), func(ctx context.Context) error {
 		if err := decide(ctx); err != nil {
 			return err
 		}
 		return mayDecide(m.view.Load(), s)
 	})
 	if err != nil {
-		return nil, &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err}
+		return &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err}
 	}
-	return garbage, nil
+	return nil
 }
 
 // Pack implements Packer: all backends in sync drop the same, see above. It waits
@@ -178,6 +141,11 @@ func (m *Mirror) FindGarbage(ctx context.Context, through TID, decide func(conte
 // commits go on, but no undo. The pack time is at most the last transaction's; with
 // backends that only have a garbage collection of their own it is before it, so that
 // they cannot drop the last transaction. Progress is in Status and in events.
+//
+// Beside GarbageFinders those others may drop more: objects that could not be reached at
+// the pack time and that a later transaction has linked again (KeptFinder). If there are
+// any Pack is refused with *InvalidError, which names the first one, and nothing has
+// changed; but as far as opts.Through allows a later pack time it tries some of those first.
 func (m *Mirror) Pack(ctx context.Context, opts PackOptions) error {
 	if m.view.Load().closed {
 		return ErrClosed
@@ -215,6 +183,8 @@ type packing struct {
 	finder  *session // who told what is garbage
 	natives bool     // there are native backends
 	mixed   bool     // there are both kinds
+	tells   bool     // who finds the garbage must tell what others would drop besides (pack_kept.go)
+	apart   bool     // they would, or may
 	// before are the backends that an earlier pack up to lastHorizon has left unpacked.
 	before      []string
 	lastHorizon TID
@@ -250,19 +220,26 @@ func (p *packing) run(ctx context.Context) error {
 	return p.end(ctx, c)
 }
 
-// decide finds the garbage and makes the cut. p.cut stays 0 if there is nothing to
-// pack.
-func (p *packing) decide(ctx context.Context) error {
+// packTime returns the pack time for a pack that begins with v.
+func (p *packing) packTime(v *view) TID {
+	through := min(p.opts.Through, v.last)
+	if slices.ContainsFunc(v.sessions, func(s *session) bool { return !native(s) }) || p.m.followedByOthers() {
+		through = min(through, v.last-min(v.last, packMargin))
+	}
+	return through
+}
+
+// attempt is decide for the pack time that is chosen now.
+func (p *packing) attempt(ctx context.Context) error {
 	m := p.m
 	// Before anything is read: what is committed while that goes on counts as later.
-	last := m.view.Load().last
-	p.through = min(p.opts.Through, last)
-	sessions := m.view.Load().sessions
+	v := m.view.Load()
+	p.through = p.packTime(v)
+	sessions := v.sessions
 	finders := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return !native(s) })
 	p.natives, p.mixed = len(finders) > 0, len(finders) > 0 && len(finders) < len(sessions)
-	if len(finders) < len(sessions) || m.followedByOthers() {
-		p.through = min(p.through, last-min(last, packMargin))
-	}
+	p.tells = p.opts.GC && !p.opts.Decided && p.natives && (p.mixed || m.follows())
+	p.garbage, p.finder, p.found, p.apart, p.staged, p.order = nil, nil, 0, false, nil, nil
 	if p.through == 0 {
 		return nil
 	}
@@ -281,7 +258,11 @@ func (p *packing) decide(ctx context.Context) error {
 		defer m.unlockCommit()
 		return p.makeCut(ctx)
 	}
-	return p.findAt(ctx, finders, p.decideAt)
+	able, err := p.ableToTell(finders)
+	if err != nil {
+		return err
+	}
+	return p.findAt(ctx, able, p.decideAt)
 }
 
 // findAt has one backend find the garbage, or another one if it fails.
@@ -289,8 +270,8 @@ func (p *packing) findAt(ctx context.Context, finders []*session, find func(cont
 	var errs *multierror.Error
 	for _, s := range p.m.mostFirst(ctx, finders) {
 		err := find(ctx, s)
-		if err == nil {
-			return nil
+		if err == nil || isA[*apartError](err) {
+			return err
 		}
 		errs = gather(errs, &BackendError{Backend: s.b.cfg.Name, Op: "find garbage", Err: err})
 		// Another one would say the same, or was not asked for.
@@ -333,10 +314,6 @@ func (m *Mirror) mostFirst(ctx context.Context, finders []*session) []*session {
 // freed when the cut is made.
 func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 	m := p.m
-	finder, err := Can[GarbageFinder](s.storage)
-	if err != nil {
-		return err
-	}
 	locked := false
 	defer func() {
 		if locked {
@@ -356,15 +333,18 @@ func (p *packing) decideAt(ctx context.Context, s *session) (err error) {
 		w.begin() // commits wait now
 		return mayDecide(m.view.Load(), s)
 	}
-	p.garbage, err = leaveAsking(w.ctx, m, m.tuned().Timeouts.Pack, decide,
-		func(ctx context.Context, ask func(context.Context) error) ([]OID, error) {
-			return finder.FindGarbage(ctx, p.through, ask)
+	found, err := leaveAsking(w.ctx, m, m.tuned().Timeouts.Pack, decide,
+		func(ctx context.Context, ask func(context.Context) error) (finding, error) {
+			return p.find(ctx, s, ask)
 		})
 	if err = w.because(err); err != nil {
 		return err
 	}
 	if s.dead.Load() {
 		return fmt.Errorf("the backend failed meanwhile")
+	}
+	if err := p.takes(found); err != nil {
+		return err
 	}
 	p.decided, p.finder = true, s
 	return p.makeCut(ctx)
@@ -571,21 +551,4 @@ func (p *packing) end(ctx context.Context, c *packComparison) error {
 		}
 	}
 	return errs.ErrorOrNil()
-}
-
-// progress updates what Status shows and tells watchers, not more often than they
-// need it.
-func (p *packing) progress(always bool, update func(*PackProgress)) {
-	m := p.m
-	now := m.now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	pp := *m.exclusion.pack
-	update(&pp)
-	m.exclusion.pack = &pp
-	if !always && now.Sub(p.told) < progressEvery {
-		return
-	}
-	p.told = now
-	m.tell(Event{Kind: EventPack, Time: now, Condition: m.conditionLocked(), Pack: &pp})
 }

@@ -23,7 +23,7 @@ func (m *Mirror) finishPack() {
 		case m.unfinished() == nil:
 			m.cfg.Logger.Info("the interrupted pack was made again", "tid", u.Through, "err", err)
 			return
-		case err == nil, isA[*CorruptError](err), errors.Is(err, errors.ErrUnsupported):
+		case err == nil, isA[*CorruptError](err), isA[*apartError](err), errors.Is(err, errors.ErrUnsupported):
 			m.cfg.Logger.Warn("the interrupted pack cannot be made again; pack yourself", "tid", u.Through, "err", err)
 			return
 		}

@@ -41,7 +41,11 @@ func canStage(s *session) bool {
 func (p *packing) inTwoSteps(ctx context.Context, natives []*session) error {
 	p.staged, p.order = make(map[*session]StagedPack), natives
 	if p.opts.GC && !p.opts.Decided {
-		if err := p.findAt(ctx, natives, p.findOnly); err != nil {
+		able, err := p.ableToTell(natives)
+		if err == nil {
+			err = p.findAt(ctx, able, p.findOnly)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -59,39 +63,37 @@ func (p *packing) inTwoSteps(ctx context.Context, natives []*session) error {
 		if len(linked) == 0 {
 			return err
 		}
-		p.m.cfg.Logger.Info("garbage was linked again, the backends prepare the pack anew", "tid", p.through, "objects", len(linked))
 		p.endStaged(ctx)
-		p.garbage = slices.DeleteFunc(slices.Clone(p.garbage), func(oid OID) bool {
-			_, ok := slices.BinarySearch(linked, oid)
-			return ok
-		})
+		if err := p.linkedAgain(linked); err != nil {
+			return err
+		}
+		p.m.cfg.Logger.Info("garbage was linked again, the backends prepare the pack anew", "tid", p.through, "objects", len(linked))
 	}
 	return &InvalidError{Op: "pack", Reason: "garbage is linked again and again while the pack goes on; pack to an earlier time"}
 }
 
 // findOnly finds the garbage at one backend, and decides nothing yet.
 func (p *packing) findOnly(ctx context.Context, s *session) error {
-	finder, err := Can[GarbageFinder](s.storage)
-	if err != nil {
-		return err
-	}
 	w := p.watchRest(ctx)
 	defer w.end()
-	found := TID(0)
-	garbage, err := leaveAsking(w.ctx, p.m, p.m.tuned().Timeouts.Pack, func() error {
+	last := TID(0)
+	found, err := leaveAsking(w.ctx, p.m, p.m.tuned().Timeouts.Pack, func() error {
 		v := p.m.view.Load()
-		found = v.last // the backend has all of that, and may have read more
-		w.begin()
+		last = v.last // the backend has all of that, and may have read more
+		if !p.tells { // what others would drop it works out now, which may be as much as before
+			w.begin()
+		}
 		return mayDecide(v, s)
-	}, func(ctx context.Context, ask func(context.Context) error) ([]OID, error) {
-		return finder.FindGarbage(ctx, p.through, ask)
+	}, func(ctx context.Context, ask func(context.Context) error) (finding, error) {
+		return p.find(ctx, s, ask)
 	})
 	err = w.because(err)
 	if err == nil && s.dead.Load() {
 		err = fmt.Errorf("the backend failed meanwhile")
 	}
 	if err == nil {
-		p.garbage, p.found, p.finder = garbage, found, s
+		p.found, p.finder = last, s
+		err = p.takes(found)
 	}
 	return err
 }
@@ -251,6 +253,9 @@ func (p *packing) cutBy(ctx context.Context, s *session) (linked []OID, refused 
 		if err == nil {
 			locked = true
 			err = p.settle(w.ctx)
+		}
+		if err == nil {
+			err = p.undoneSince()
 		}
 		if refused = err != nil; !refused {
 			err = mayDecide(m.view.Load(), s)

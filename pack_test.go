@@ -53,19 +53,31 @@ func wantErr[E error](t *testing.T, what string, err error) E {
 	return got
 }
 
-// selfish is a backend with a garbage collection of its own only, as ZEO servers are.
+// selfish is a backend with a garbage collection of its own only, by the rule of Python's
+// FileStorage, as ZEO servers are.
 type selfish struct{ *storagetest.FaultyStorage }
 
 func (s selfish) Supports(capability reflect.Type) bool {
-	return capability != reflect.TypeFor[raidstorage.GarbageFinder]() && s.FaultyStorage.Supports(capability)
+	return !hides[raidstorage.GarbageFinder](capability) && s.FaultyStorage.Supports(capability)
 }
 
-// Pack refuses what ZEO's protocol cannot ask for.
+// hides tells whether a backend that is no C cannot have a capability.
+func hides[C any](capability reflect.Type) bool {
+	return capability == reflect.TypeFor[C]() || capability.Implements(reflect.TypeFor[C]())
+}
+
+// Pack refuses what ZEO's protocol cannot ask for. It drops what only later transactions
+// keep, too.
 func (s selfish) Pack(ctx context.Context, opts raidstorage.PackOptions) error {
 	if !opts.GC || opts.Decided {
 		return &raidstorage.UnsupportedError{Storage: s.Name(), Capability: "Packer without garbage collection"}
 	}
-	return s.FaultyStorage.Pack(ctx, opts)
+	garbage, kept, err := s.FindKept(ctx, opts.Through, func(context.Context) error { return nil })
+	if err != nil {
+		return err
+	}
+	garbage = slices.Sorted(slices.Values(append(garbage, kept...)))
+	return s.FaultyStorage.Pack(ctx, raidstorage.PackOptions{Through: opts.Through, Decided: true, Garbage: garbage})
 }
 
 // makeSelfish makes backends selfish.

@@ -58,6 +58,11 @@ type Mirror struct {
 
 	uneven  atomic.Bool   // record.uneven()
 	horizon atomic.Uint64 // record.PackHorizon
+	// repeated is the tid of the last transaction that voted and repeats earlier data, by
+	// an undo or a Restore. Written with the commit slot held.
+	repeated atomic.Uint64
+	// noUndo is set while a pack that undos have made begin anew refuses them.
+	noUndo atomic.Bool
 
 	mu          sync.Mutex          // guards the fields below and those that say so
 	shown       Membership          // a copy of record for Status

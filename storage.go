@@ -10,8 +10,8 @@ import (
 // Storage is what every backend is, and every Mirror too: a transactional,
 // multi-version store of object records, ZODB's IStorage. What only some
 // storages can do is an optional interface (Undoer, Historian, Packer, GarbageFinder,
-// StagedPacker, PackEstimator, BlobLoader, Notifier, Truncater, Sizer, RecordIterator,
-// LoadStarter), found with Can.
+// StagedPacker, KeptFinder, PackEstimator, BlobLoader, Notifier, Truncater, Sizer,
+// RecordIterator, LoadStarter), found with Can.
 //
 // All methods may be called from any goroutine. A method whose context has ended
 // returns the context's error, soon, and leaves no lock held and no goroutine

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -251,6 +252,11 @@ func (l *opLog) undos() (n int) {
 		}
 	}
 	return n
+}
+
+// repeats tells whether a record of the transaction may repeat the data of an earlier one.
+func (l *opLog) repeats() bool {
+	return slices.ContainsFunc(l.ops, func(o op) bool { return o.kind == opUndo || o.dataTID != 0 })
 }
 
 func metaWeight(m Meta) int64 {

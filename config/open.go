@@ -167,6 +167,12 @@ func (k keepGarbage) FindGarbage(ctx context.Context, _ raidstorage.TID, decide 
 	return nil, decide(ctx)
 }
 
+// FindKept implements raidstorage.KeptFinder: as there is no garbage, nothing is kept from
+// being it.
+func (k keepGarbage) FindKept(ctx context.Context, _ raidstorage.TID, decide func(context.Context) error) (garbage, kept []raidstorage.OID, err error) {
+	return nil, nil, decide(ctx)
+}
+
 func (z *ZEOClient) open(ctx context.Context, logger *slog.Logger) (raidstorage.Storage, error) {
 	opts := zeoclient.Options{
 		Storage: z.Storage, ReadOnly: z.ReadOnly, ReadOnlyFallback: z.ReadOnlyFallback,

@@ -208,6 +208,25 @@ func TestAStorageWithoutGCRefusesWhatAnotherOneFound(t *testing.T) {
 	checkData(t, s, 0, "N.N.")
 }
 
+// Beside a server that collects no garbage either nothing is in the way of a pack.
+func TestAStorageWithoutGCKeepsNothingFromBeingGarbage(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{Storages: []config.Storage{
+		{Name: "1", Kind: &config.FileStorage{Path: filepath.Join(t.TempDir(), "Data.fs")}},
+	}}
+	s := open(t, c).Storages["1"]
+	commitAt(t, s, 0, "N.N.")
+	commitAt(t, s, 1, "N.N.")
+	finder, err := raidstorage.Can[raidstorage.KeptFinder](s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decided := errors.New("decided")
+	if garbage, kept, err := finder.FindKept(t.Context(), raidstorage.MaxTID, func(context.Context) error { return decided }); len(garbage) > 0 || len(kept) > 0 || !errors.Is(err, decided) {
+		t.Errorf("FindKept: %v is garbage, %v is kept, %v", garbage, kept, err)
+	}
+}
+
 func TestOpenIsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

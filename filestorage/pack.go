@@ -122,6 +122,7 @@ type packer struct {
 	kept map[int64]int64
 	// repeated are the objects that kept is about, while finding and estimating.
 	repeated map[raidstorage.OID]bool
+	later    *keptLater // see FindKept; nil: nobody asks
 
 	out     *packOut
 	index   *index  // of the new file; made of cur, which is nil then

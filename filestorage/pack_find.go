@@ -12,28 +12,37 @@ import (
 // for the time after decide. *raidstorage.TIDOrderError if transactions were cut off
 // meanwhile.
 func (s *Storage) FindGarbage(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) ([]raidstorage.OID, error) {
+	garbage, _, err := s.findGarbage(ctx, through, decide, nil)
+	return garbage, err
+}
+
+// findGarbage finds what later alone keeps, too, unless later is nil.
+func (s *Storage) findGarbage(ctx context.Context, through raidstorage.TID, decide func(context.Context) error, later *keptLater) (garbage, kept []raidstorage.OID, err error) {
 	leave, err := s.enterPack(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer leave()
 	p, err := s.newPacker(ctx, raidstorage.PackOptions{Through: through, GC: true})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if p == nil { // there are no objects
-		return nil, decide(ctx)
+		return nil, nil, decide(ctx)
 	}
 	defer s.unpin(p.src)
-	p.finding, p.repeated = true, make(map[raidstorage.OID]bool)
-	garbage, err := p.find(decide)
+	p.finding, p.repeated, p.later = true, make(map[raidstorage.OID]bool), later
+	garbage, err = p.find(decide)
 	if failed, ok := errors.AsType[*decideError](err); ok {
-		return nil, failed.err
+		return nil, nil, failed.err
+	}
+	if err == nil && later != nil && p.marks != nil {
+		kept, err = p.keptByLater()
 	}
 	if err != nil {
-		return nil, p.because(err)
+		return nil, nil, p.because(err)
 	}
-	return garbage, nil
+	return garbage, kept, nil
 }
 
 // decideError is what the caller's function returned.
@@ -47,6 +56,12 @@ func (p *packer) find(decide func(context.Context) error) ([]raidstorage.OID, er
 	}
 	if err := p.startMarks(); err != nil {
 		return nil, err
+	}
+	if p.later != nil && p.marks != nil {
+		if err := p.reach(); err != nil {
+			return nil, err
+		}
+		p.later.then = p.marks.followedAll()
 	}
 	read := func(from int64) error {
 		if err := p.readLater(from); err != nil || p.marks == nil {

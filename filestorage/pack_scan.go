@@ -59,6 +59,9 @@ func (p *packer) readLater(pos int64) error {
 				if p.repeated != nil {
 					p.repeated[rec.oid] = true
 				}
+				if p.later != nil {
+					p.later.repeats = append(p.later.repeats, entry{rec.oid, rec.back})
+				}
 			}
 			if p.marks == nil || p.decided || rec.size == 0 && (rec.back == 0 || rec.back >= p.packPos) {
 				return nil // has no references, or has those of a later record

@@ -39,7 +39,7 @@ func fixture(durability filestorage.Durability) storagetest.Fixture {
 		ReadOnly: func(t testing.TB, s raidstorage.Storage) raidstorage.Storage {
 			return again(t, s, filestorage.Options{ReadOnly: true})
 		},
-		Capabilities: storagetest.Packer | storagetest.GarbageFinder | storagetest.StagedPacker | storagetest.PackEstimator | storagetest.Undoer | storagetest.Historian | storagetest.Truncater | storagetest.Sizer |
+		Capabilities: storagetest.Packer | storagetest.GarbageFinder | storagetest.StagedPacker | storagetest.PackEstimator | storagetest.KeptFinder | storagetest.Undoer | storagetest.Historian | storagetest.Truncater | storagetest.Sizer |
 			storagetest.RecordIterator,
 	}
 }

@@ -2,6 +2,7 @@ package memstorage
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/zeoraid/raidstorage"
@@ -47,37 +48,8 @@ func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error 
 
 // FindGarbage implements raidstorage.GarbageFinder.
 func (s *Storage) FindGarbage(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) ([]raidstorage.OID, error) {
-	h := s.handle()
-	if err := h.take(ctx, h.db.packing); err != nil {
-		return nil, err
-	}
-	defer func() { <-h.db.packing }()
-	p, log, err := s.newPacker(ctx, h, raidstorage.PackOptions{Through: through, GC: true})
-	if err != nil {
-		return nil, err
-	}
-	if err := p.read(ctx, log); err != nil {
-		return nil, err
-	}
-	if err := decide(ctx); err != nil {
-		return nil, err
-	}
-	if err := h.rlock(ctx); err != nil {
-		return nil, err
-	}
-	rest := h.db.log[len(log):]
-	h.db.mu.RUnlock()
-	if err := p.read(ctx, rest); err != nil {
-		return nil, err
-	}
-	var garbage []raidstorage.OID
-	for oid, rec := range p.packed {
-		if rec.data != nil && !p.keep[oid] && !p.repeated[oid] {
-			garbage = append(garbage, oid)
-		}
-	}
-	slices.Sort(garbage)
-	return garbage, nil
+	garbage, _, err := s.FindKept(ctx, through, decide)
+	return garbage, err
 }
 
 // newPacker returns a packer and the log as it is now. The caller holds packing.
@@ -111,8 +83,10 @@ type packer struct {
 	decided    bool // see raidstorage.PackOptions
 	references func([]byte) ([]raidstorage.OID, error)
 
-	packed map[raidstorage.OID]*record // what was current at through
-	keep   map[raidstorage.OID]bool    // the reachable ones, with gc
+	packed  map[raidstorage.OID]*record // what was current at through
+	keep    map[raidstorage.OID]bool    // the reachable ones, with gc
+	then    map[raidstorage.OID]bool    // those that could be reached at through
+	repeats []*record                   // the later ones that repeat an earlier one, or may, in order
 	// repeated are the objects with a later record that repeats an earlier one's
 	// data, with gc: what was current at through stays.
 	repeated map[raidstorage.OID]bool
@@ -133,7 +107,13 @@ func (p *packer) read(ctx context.Context, log []*transaction) error {
 	if !p.gc {
 		return nil
 	}
-	todo := []raidstorage.OID{0} // the root object
+	if p.then == nil {
+		if err := p.reach(ctx, []raidstorage.OID{0}); err != nil { // the root object
+			return err
+		}
+		p.then = maps.Clone(p.keep)
+	}
+	var todo []raidstorage.OID
 	for _, txn := range log[later:] {
 		for i := range txn.records {
 			rec := &txn.records[i]
@@ -144,6 +124,9 @@ func (p *packer) read(ctx context.Context, log []*transaction) error {
 			todo = append(todo, refs...)
 			if rec.dataTID != 0 && rec.dataTID <= p.through {
 				p.repeated[rec.oid] = true
+			}
+			if rec.dataTID != 0 && rec.dataTID <= p.through || rec.dataTID == 0 && rec.data == nil {
+				p.repeats = append(p.repeats, rec)
 			}
 		}
 	}

@@ -23,9 +23,10 @@ const (
 	GarbageFinder
 	StagedPacker
 	PackEstimator
+	KeptFinder
 
 	// All is every optional interface.
-	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator | GarbageFinder | StagedPacker | PackEstimator
+	All = Undoer | Historian | Packer | BlobLoader | Notifier | Truncater | Sizer | RecordIterator | GarbageFinder | StagedPacker | PackEstimator | KeptFinder
 )
 
 // Has tells whether all of other are in the set.
@@ -75,6 +76,7 @@ func interfaces() []optional {
 		{GarbageFinder, reflect.TypeFor[raidstorage.GarbageFinder]()},
 		{StagedPacker, reflect.TypeFor[raidstorage.StagedPacker]()},
 		{PackEstimator, reflect.TypeFor[raidstorage.PackEstimator]()},
+		{KeptFinder, reflect.TypeFor[raidstorage.KeptFinder]()},
 	}
 }
 

@@ -155,6 +155,15 @@ func (f *FaultyStorage) FindGarbage(ctx context.Context, through raidstorage.TID
 	})
 }
 
+// FindKept is CallFindGarbage.
+func (f *FaultyStorage) FindKept(ctx context.Context, through raidstorage.TID, decide func(context.Context) error) (garbage, kept []raidstorage.OID, err error) {
+	found, err := capable(ctx, f, f.enter(CallFindGarbage, 0, through, nil), func(ctx context.Context, k raidstorage.KeptFinder) (found [2][]raidstorage.OID, err error) {
+		found[0], found[1], err = k.FindKept(ctx, through, decide)
+		return found, err
+	})
+	return found[0], found[1], err
+}
+
 // EstimatePack is CallEstimatePack.
 func (f *FaultyStorage) EstimatePack(ctx context.Context, opts raidstorage.PackOptions) (raidstorage.PackEstimate, error) {
 	return capable(ctx, f, f.enter(CallEstimatePack, 0, opts.Through, nil), func(ctx context.Context, p raidstorage.PackEstimator) (raidstorage.PackEstimate, error) {

@@ -134,7 +134,7 @@ func rules() []rule {
 	for _, subject := range [][]rule{
 		capabilityRules(), readRules(), oidRules(), conflictRules(), commitRules(), stateRules(), lockRules(),
 		tidRules(), metaRules(), iterateRules(), restoreRules(), undoRules(), undoLogRules(), historyRules(),
-		blobRules(), recordRules(), truncateRules(), notifyRules(), packRules(), garbageRules(), decidedRules(), stagedRules(), estimateRules(),
+		blobRules(), recordRules(), truncateRules(), notifyRules(), packRules(), garbageRules(), decidedRules(), keptRules(), stagedRules(), estimateRules(),
 		concurrentRules(), contextRules(), closeRules(), reopenRules(),
 	} {
 		all = append(all, subject...)

@@ -21,5 +21,6 @@
 // those which name none are looked up in its log; objects that were deleted in a
 // transaction that also stored some are missed, by Subscribe and by the cache.
 // Its file storage packs by other rules than the contract's where an object is only
-// referred to by later records, and does not tell which record is damaged.
+// referred to by later records (raidstorage.KeptFinder), and does not tell which record is
+// damaged.
 package zeoclient

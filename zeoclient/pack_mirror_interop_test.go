@@ -4,6 +4,7 @@ package zeoclient_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -23,8 +24,10 @@ import (
 const packRounds = 8
 
 // TestPackOfMirrorOverPythonServersAndAFile packs a mirror of two of Python's servers
-// and a file while commits go on, with garbage that is linked again at each phase of
-// the pack: afterwards all three hold the same objects. One server misses a pack.
+// and a file while commits go on, with what is linked again at each phase of the pack:
+// afterwards all three hold the same objects. In every second round that is garbage at the
+// pack time, which Python drops whatever is linked later: the pack finds a time when it was
+// linked, or is refused with nothing changed. One server misses a pack.
 func TestPackOfMirrorOverPythonServersAndAFile(t *testing.T) {
 	t.Parallel()
 	dirs := map[string]string{"1": shortDir(t), "2": shortDir(t)}
@@ -58,6 +61,17 @@ func TestPackOfMirrorOverPythonServersAndAFile(t *testing.T) {
 			}
 		}
 	})
+	pack := func(through raidstorage.TID) error {
+		commits, stop := context.WithCancel(ctx)
+		work.Go(func() {
+			for commits.Err() == nil {
+				g.touch(ctx)
+			}
+		})
+		defer stop()
+		return mirror.Pack(ctx, raidstorage.PackOptions{Through: through, GC: true})
+	}
+	refused := 0
 	for n := range packRounds {
 		g.grow(ctx)
 		if n == packRounds/2 {
@@ -65,16 +79,23 @@ func TestPackOfMirrorOverPythonServersAndAFile(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		commits, stop := context.WithCancel(ctx)
-		work.Go(func() {
-			for commits.Err() == nil {
-				g.touch(ctx)
+		through := g.linked // when what is linked again was still linked
+		if n%2 == 1 {
+			g.goOn(ctx)
+			through = raidstorage.MaxTID
+		}
+		epoch := mirror.Status().Membership.Epoch
+		err := pack(through)
+		if _, ok := errors.AsType[*raidstorage.InvalidError](err); ok && through == raidstorage.MaxTID {
+			refused++
+			t.Logf("pack %d: %v", n, err)
+			if status := mirror.Status(); status.Condition != raidstorage.Optimal || status.Membership.Epoch != epoch || status.Membership.Lock != nil {
+				t.Errorf("after a refused pack the mirror is %v, the record %+v", status.Condition, status.Membership)
 			}
-		})
-		// To a time when what is linked again was still linked: what is not linked at the pack
-		// time Python drops, whatever is linked later.
-		err := mirror.Pack(ctx, raidstorage.PackOptions{Through: g.linked, GC: true})
-		stop()
+			g.linkNoMore()
+			g.goOn(ctx)
+			err = pack(raidstorage.MaxTID)
+		}
 		if err != nil {
 			t.Errorf("pack %d: %v", n, err)
 		}
@@ -91,6 +112,7 @@ func TestPackOfMirrorOverPythonServersAndAFile(t *testing.T) {
 	}
 	unwatch()
 	work.Wait()
+	t.Logf("%d packs were refused", refused)
 	if report, err := mirror.Verify(ctx, raidstorage.VerifyOptions{}); err != nil || report.Findings > 0 {
 		t.Errorf("a verification finds %v, %v", report.Listed, err)
 	}
@@ -182,12 +204,27 @@ func (g *packGraph) relink(ctx context.Context, phase string) {
 	g.relinked++
 }
 
+// linkNoMore leaves the garbage alone.
+func (g *packGraph) linkNoMore() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.garbage = nil
+}
+
+// goOn commits until a pack time that is chosen now is later than all before.
+func (g *packGraph) goOn(ctx context.Context) {
+	const margin = 20 * time.Millisecond
+	before := g.touch(ctx)
+	for ctx.Err() == nil && g.touch(ctx).Time().Sub(before.Time()) < margin {
+	}
+}
+
 // touch rewrites a child.
-func (g *packGraph) touch(ctx context.Context) {
+func (g *packGraph) touch(ctx context.Context) raidstorage.TID {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	child := g.children[g.n%len(g.children)]
-	g.commit(ctx, map[raidstorage.OID]string{child: storagetest.Pickled(fmt.Sprint("child again ", g.n), child+1)})
+	return g.commit(ctx, map[raidstorage.OID]string{child: storagetest.Pickled(fmt.Sprint("child again ", g.n), child+1)})
 }
 
 // compare compares the current records of all, and looks for what must be there.

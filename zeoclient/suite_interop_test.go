@@ -43,7 +43,7 @@ func TestPythonServerConforms(t *testing.T) {
 				}
 				return opts
 			}
-			conform(t, clients(storagetest.All&^storagetest.Truncater&^storagetest.GarbageFinder&^storagetest.StagedPacker&^storagetest.PackEstimator, fresh), beyondPython())
+			conform(t, clients(storagetest.All&^storagetest.Truncater&^storagetest.GarbageFinder&^storagetest.StagedPacker&^storagetest.PackEstimator&^storagetest.KeptFinder, fresh), beyondPython())
 		})
 	}
 }

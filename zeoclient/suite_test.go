@@ -154,7 +154,7 @@ func TestOwnServerConforms(t *testing.T) {
 				}
 				return opts
 			}
-			conform(t, clients(storagetest.All&^storagetest.Truncater&^storagetest.GarbageFinder&^storagetest.StagedPacker&^storagetest.PackEstimator, fresh), beyondProtocol())
+			conform(t, clients(storagetest.All&^storagetest.Truncater&^storagetest.GarbageFinder&^storagetest.StagedPacker&^storagetest.PackEstimator&^storagetest.KeptFinder, fresh), beyondProtocol())
 		})
 	}
 }
