@@ -35,6 +35,8 @@ type mixedDisk struct {
 	server  mixedServer // nil unless it is behind a server
 	proxy   *badProxy
 	mem     *memstorage.Storage
+	role    raidstorage.Role // as configured
+	written bool             // by someone else than the mirror
 
 	mu      sync.Mutex // guards the fields below
 	down    bool
@@ -75,7 +77,7 @@ func newMixedDisk(t testing.TB, kind mixedKind, name string, version int, dir st
 
 func (d *mixedDisk) identity() string { return fmt.Sprintf("%s#%d", d.name, d.version) }
 
-func (d *mixedDisk) String() string { return fmt.Sprintf("%s (%s)", d.identity(), d.kind) }
+func (d *mixedDisk) String() string { return fmt.Sprintf("%s (%s, %v)", d.identity(), d.kind, d.role) }
 
 // openMixedFile opens the file of a directory, with its blobs.
 func openMixedFile(ctx context.Context, dir string) (*filestorage.Storage, error) {
