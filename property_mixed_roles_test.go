@@ -26,11 +26,11 @@ import (
 
 // giveRoles makes some of the disks asynchronous or spares; at least one is full.
 func (r *mixedRun) giveRoles(rng *rand.Rand) {
-	for _, d := range r.disks[1:] {
-		switch rng.IntN(6) {
+	for i, d := range r.disks[1:] {
+		switch rng.IntN(10 - 4*min(i, 1)) { // the second one is full more often
 		case 0, 1:
 			d.role = raidstorage.RoleAsync
-		case 2:
+		case 2, 3:
 			d.role = raidstorage.RoleSpare
 		}
 	}
@@ -125,7 +125,27 @@ func fullIn(record raidstorage.Membership, name string) bool {
 	return record.Roles[name].Actual == raidstorage.RoleFull
 }
 
-// stale reads what an asynchronous member holds.
+// replaceBySpare takes a full disk away until a spare has its place, if one comes in.
+func (r *mixedRun) replaceBySpare(rng *rand.Rand) {
+	record := r.reg.record()
+	d := r.ofRole(rng, raidstorage.RoleFull, true)
+	if r.m == nil || r.cfg.AutoRecover == raidstorage.AutoRecoverOff || len(record.InSync) < 2 || r.ofRole(rng, raidstorage.RoleSpare, true) == nil {
+		return
+	}
+	r.note("%v dies, and a spare may come in", d)
+	d.die()
+	r.touch()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for events := r.m.Watch(ctx); r.roleOf(d.name) == raidstorage.RoleFull; {
+		if _, ok := <-events; !ok {
+			return
+		}
+	}
+	r.note("      %s is %v now", d.name, r.roleOf(d.name))
+}
+
+// readStale reads what an asynchronous member holds.
 func (r *mixedRun) readStale(rng *rand.Rand) {
 	if r.m == nil || len(r.model.oids) == 0 || !r.settle() || r.failed() {
 		return
@@ -228,7 +248,8 @@ func (r *mixedRun) keptRoles(before raidstorage.Membership) {
 }
 
 // awaitFollowers waits until those that follow have everything. One that someone else has
-// written to is refused then, at the latest, and is replaced.
+// written to is refused then, at the latest, and one that a pack of the others has left
+// behind: they are replaced.
 func (r *mixedRun) awaitFollowers() bool {
 	ctx, cancel := r.bounded()
 	defer cancel()
@@ -244,7 +265,8 @@ func (r *mixedRun) awaitFollowers() bool {
 		}
 		for _, b := range behind {
 			i := slices.IndexFunc(r.disks, func(d *mixedDisk) bool { return d.name == b.Name })
-			if b.State == raidstorage.StateFailed && r.disks[i].written && strings.Contains(b.Reason, "diverged") {
+			if b.State == raidstorage.StateFailed && strings.Contains(b.Reason, "has diverged") &&
+				(r.disks[i].written || strings.Contains(b.Reason, "a pack of the others has left nothing")) {
 				r.bringBack(b.Name)
 			}
 		}

@@ -47,7 +47,7 @@ type mixedRun struct {
 
 func newMixedRun(t *testing.T, seed uint64, logs bool) *mixedRun {
 	rng := rand.New(rand.NewPCG(seed, 0x313ed))
-	n := 2 + rng.IntN(3)
+	n := 2 + rng.IntN(4)
 	r := &mixedRun{t: t, seed: seed, dir: t.TempDir(), kinds: mixedKinds(), reg: &propRegister{}, model: newPropModel(),
 		refs: map[string][]raidstorage.OID{}, blobs: map[string]string{}, foreign: map[string]bool{}}
 	for i := range n + 1 {
@@ -66,7 +66,7 @@ func newMixedRun(t *testing.T, seed uint64, logs bool) *mixedRun {
 		AutoRecover: raidstorage.AutoRecover(rng.IntN(2)),
 		RetryMin:    50 * time.Millisecond,
 		RetryMax:    time.Second,
-		SpareAfter:  time.Duration(1+rng.IntN(500)) * time.Millisecond,
+		SpareAfter:  time.Duration(1+rng.IntN(100)) * time.Millisecond,
 		TempDir:     r.dir,
 		Timeouts: raidstorage.Timeouts{Open: mixedTimeout, Vote: mixedTimeout, Finish: mixedTimeout, Read: mixedTimeout,
 			Register: mixedTimeout, PackSettle: 20 * time.Millisecond},

@@ -116,6 +116,7 @@ var mixedSteps = []struct {
 	{5, (*mixedRun).quiet},
 	{6, (*mixedRun).promote},
 	{6, (*mixedRun).demote},
+	{9, (*mixedRun).replaceBySpare},
 	{8, (*mixedRun).readStale},
 }
 
