@@ -38,6 +38,8 @@ type mixedDisk struct {
 	role    raidstorage.Role // as configured
 	written bool             // by someone else than the mirror
 
+	life sync.Mutex // held while the disk dies or comes back, taken before mu
+
 	mu      sync.Mutex // guards the fields below
 	down    bool
 	address string // of the server, without the proxy
@@ -147,6 +149,8 @@ func (d *mixedDisk) cutOff() {
 
 // die takes the disk away, with its server.
 func (d *mixedDisk) die() {
+	d.life.Lock()
+	defer d.life.Unlock()
 	d.mu.Lock()
 	was := d.down
 	d.down = true
@@ -163,6 +167,8 @@ func (d *mixedDisk) die() {
 
 // revive is the contrary of die.
 func (d *mixedDisk) revive() error {
+	d.life.Lock()
+	defer d.life.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.server != nil && (d.down || d.address == "") {
