@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // Bounds of a batch. One transaction may be larger; it waits in a temporary file.
@@ -244,63 +243,6 @@ func (m *Mirror) sourceFailed(ctx context.Context, f *follower, v *view, source 
 	return err // another source has its turn after a pause
 }
 
-// writeBatch appends the batch to b's log.
-func (m *Mirror) writeBatch(ctx context.Context, b *backend, f *follower, batch []*spooled) error {
-	flusher, err := Can[Flusher](f.session.storage)
-	deferred := err == nil && len(batch) > 1
-	m.mu.Lock()
-	f.pace.rate = b.bandwidth
-	m.mu.Unlock()
-	last, weight := f.last, int64(0)
-	for _, one := range batch {
-		one.meta.Deferred = deferred
-		if err := m.writeOne(ctx, f, one); err != nil {
-			return err
-		}
-		f.last = one.meta.TID
-		weight += one.weight
-		if !deferred {
-			m.followed(b, f.last, 1, one.weight)
-		}
-	}
-	if !deferred {
-		return nil
-	}
-	flush, cancel := context.WithTimeout(ctx, m.tuned().Timeouts.Finish)
-	defer cancel()
-	if err := flusher.Flush(flush); err != nil {
-		f.last = last
-		return fmt.Errorf("flush: %w", err)
-	}
-	m.followed(b, f.last, int64(len(batch)), weight)
-	return nil
-}
-
-// writeOne appends one transaction, within a deadline that its size and the bandwidth
-// allow for.
-func (m *Mirror) writeOne(ctx context.Context, f *follower, one *spooled) error {
-	t := m.tuned().Timeouts
-	patience := t.Vote + t.Finish + seconds(one.weight, slowest)
-	if f.pace.rate > 0 {
-		patience += max(0, time.Until(f.pace.due)) + seconds(one.weight, f.pace.rate)
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	txn := Transaction{Meta: one.meta, Records: one.records(ctx, &f.pace)}
-	return copyTransaction(ctx, f.session.storage, &txn, f.last)
-}
-
-// followed notes what b holds now.
-func (m *Mirror) followed(b *backend, last TID, transactions, weight int64) {
-	b.commits.Add(transactions)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	b.lastTID, b.reason = last, ""
-	b.lag.transactions -= transactions
-	b.lag.bytes -= weight
-	m.caughtUpLocked(b)
-}
-
 // followFailed notes why b does not follow now, and lets go of its storage: the next
 // attempt opens it anew.
 func (m *Mirror) followFailed(ctx context.Context, b *backend, s *session, err error) error {
@@ -335,9 +277,4 @@ func (m *Mirror) followWaits(ctx context.Context, b *backend, err error) error {
 	defer m.mu.Unlock()
 	b.reason = err.Error()
 	return err
-}
-
-// seconds is the time that bytes take at a rate in bytes a second.
-func seconds(bytes, rate int64) time.Duration {
-	return time.Duration(float64(bytes) / float64(rate) * float64(time.Second))
 }

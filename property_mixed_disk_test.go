@@ -35,6 +35,10 @@ type mixedDisk struct {
 	server  mixedServer // nil unless it is behind a server
 	proxy   *badProxy
 	mem     *memstorage.Storage
+	role    raidstorage.Role // as configured
+	written bool             // by someone else than the mirror
+
+	life sync.Mutex // held while the disk dies or comes back, taken before mu
 
 	mu      sync.Mutex // guards the fields below
 	down    bool
@@ -75,7 +79,7 @@ func newMixedDisk(t testing.TB, kind mixedKind, name string, version int, dir st
 
 func (d *mixedDisk) identity() string { return fmt.Sprintf("%s#%d", d.name, d.version) }
 
-func (d *mixedDisk) String() string { return fmt.Sprintf("%s (%s)", d.identity(), d.kind) }
+func (d *mixedDisk) String() string { return fmt.Sprintf("%s (%s, %v)", d.identity(), d.kind, d.role) }
 
 // openMixedFile opens the file of a directory, with its blobs.
 func openMixedFile(ctx context.Context, dir string) (*filestorage.Storage, error) {
@@ -145,6 +149,8 @@ func (d *mixedDisk) cutOff() {
 
 // die takes the disk away, with its server.
 func (d *mixedDisk) die() {
+	d.life.Lock()
+	defer d.life.Unlock()
 	d.mu.Lock()
 	was := d.down
 	d.down = true
@@ -161,6 +167,8 @@ func (d *mixedDisk) die() {
 
 // revive is the contrary of die.
 func (d *mixedDisk) revive() error {
+	d.life.Lock()
+	defer d.life.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.server != nil && (d.down || d.address == "") {

@@ -129,7 +129,7 @@ func (r *mixedRun) diverge(rng *rand.Rand) {
 	}
 	r.ids++
 	data := storagetest.Pickled(fmt.Sprintf("foreign %d", r.ids))
-	r.foreign[data] = true
+	r.foreign[data], d.written = true, true
 	_, err = commit(s, oid, data) // which makes the data the description, too
 	r.note("%v diverges: %v", d, propShort(errors.Join(err, s.Close())))
 }
@@ -141,7 +141,11 @@ func (r *mixedRun) change(rng *rand.Rand) {
 	}
 	disks, spares, past := slices.Clone(r.disks), slices.Clone(r.spares), slices.Clone(r.past)
 	c := r.m.Settings()
-	switch i := rng.IntN(len(disks)); rng.IntN(4) {
+	roles := map[*mixedDisk]raidstorage.Role{}
+	for _, d := range slices.Concat(disks, spares) {
+		roles[d] = d.role
+	}
+	switch i := rng.IntN(len(disks)); rng.IntN(5) {
 	case 0: // add
 		if len(spares) == 0 {
 			return
@@ -157,9 +161,18 @@ func (r *mixedRun) change(rng *rand.Rand) {
 		if r.versions > 12 {
 			return
 		}
-		past, disks[i] = append(past, disks[i]), r.newDisk(rng, disks[i].name)
+		fresh := r.newDisk(rng, disks[i].name)
+		fresh.role = disks[i].role
+		past, disks[i] = append(past, disks[i]), fresh
+	case 3: // another role
+		roles[disks[i]] = raidstorage.Role(rng.IntN(3))
 	default:
 		c.ReadPolicy = raidstorage.ReadPolicy(rng.IntN(3))
+	}
+	for _, d := range disks {
+		if _, known := roles[d]; !known {
+			roles[d] = d.role // it replaces one
+		}
 	}
 	c.WriteQuorum = 1 + min(rng.IntN(len(disks)), rng.IntN(len(disks)))
 	c.StartQuorum = 1 + rng.IntN(c.WriteQuorum)
@@ -167,9 +180,10 @@ func (r *mixedRun) change(rng *rand.Rand) {
 	c.Backends = nil
 	var added []*mixedDisk
 	for _, d := range disks {
-		b := raidstorage.Backend{Name: d.name, Identity: d.identity()}
+		b := raidstorage.Backend{Name: d.name, Identity: d.identity(), Role: roles[d]}
 		if !slices.Contains(r.disks, d) {
 			b, added = r.backendOn(d), append(added, d)
+			b.Role = roles[d]
 		}
 		c.Backends = append(c.Backends, b)
 	}
@@ -179,6 +193,9 @@ func (r *mixedRun) change(rng *rand.Rand) {
 	r.note("change to %v, quorums %d and %d: %v", disks, c.WriteQuorum, c.StartQuorum, propShort(err))
 	if err == nil {
 		r.disks, r.spares, r.past = disks, spares, past
+		for _, d := range disks {
+			d.role = roles[d]
+		}
 		r.cfg.WriteQuorum, r.cfg.StartQuorum, r.cfg.ReadPolicy = c.WriteQuorum, c.StartQuorum, c.ReadPolicy
 		return
 	}
@@ -284,8 +301,7 @@ func (r *mixedRun) finale() {
 	if r.failed() {
 		return
 	}
-	if record := r.reg.record(); len(record.InSync) != len(r.disks) {
-		r.failf("only %v are in the record after all was recovered", record.InSync)
+	if r.settledRoles(); r.failed() {
 		return
 	}
 	r.calm = true
@@ -311,13 +327,17 @@ func (r *mixedRun) compareDirect(ctx context.Context, when string) {
 		r.failf("%s a verification finds %v, %v", when, report.Listed, err)
 		return
 	}
+	whole := r.settledRoles()
+	if r.failed() {
+		return
+	}
 	r.m = nil
 	if err := m.Close(); err != nil {
 		r.failf("Close: %w", err)
 		return
 	}
-	for _, d := range r.disks {
-		if err := r.rightDisk(ctx, d); err != nil {
+	for _, d := range whole {
+		if err := r.rightWhole(ctx, d); err != nil {
 			r.failf("%s %v: %w", when, d, err)
 		}
 	}

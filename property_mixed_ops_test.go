@@ -69,7 +69,7 @@ func mayBeGone(rev *propRev, next, horizon raidstorage.TID, kept map[raidstorage
 // refers to it.
 func (r *mixedRun) stale(oid raidstorage.OID, got raidstorage.TID, data []byte) bool {
 	horizon := r.horizon()
-	if !r.uneven() || got > horizon || r.reach(horizon)[oid] {
+	if !r.uneven() && !r.unpacked || got > horizon || r.reach(horizon)[oid] {
 		return false
 	}
 	cur, _ := r.model.at(oid, raidstorage.MaxTID, raidstorage.MaxTID)

@@ -116,10 +116,18 @@ func (r *mixedRun) listLog(ctx context.Context, s raidstorage.Storage, _ *rand.R
 // rightLog compares a log with the model's: what is later than the pack horizon must be
 // there, and all that is there must be right.
 func (r *mixedRun) rightLog(log []propLogged) error {
+	return r.rightLogThrough(log, r.model.last())
+}
+
+// rightLogThrough compares a beginning of the log.
+func (r *mixedRun) rightLogThrough(log []propLogged, through raidstorage.TID) error {
 	horizon := r.horizon()
 	kept := r.reach(horizon)
 	log = slices.DeleteFunc(log, func(l propLogged) bool { return r.foreign[l.id] && l.tid <= horizon })
 	for _, t := range r.model.log {
+		if t.tid > through {
+			break
+		}
 		if len(log) == 0 || log[0].tid != t.tid {
 			if t.tid <= horizon && (len(log) == 0 || log[0].tid > t.tid) && r.mayAllBeGone(t, nil, horizon, kept) {
 				continue

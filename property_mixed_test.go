@@ -14,7 +14,8 @@ import (
 // clocks: in memory, files with blobs, ZEO servers of ours behind a proxy that is bad at
 // passing bytes on - and ZEO servers of Python's, with the interop tag. Beside what the
 // other histories do, backends are packed, recovered, changed, changed behind the
-// mirror's back, verified, and die between vote and finish, while commits go on. The
+// mirror's back, verified, promoted and demoted (property_mixed_roles_test.go), and die
+// between vote and finish, while commits go on and a scrub runs. The
 // environment says how many:
 //
 //	RAIDSTORAGE_HISTORIES=1000 go test -run TestPropertyMixed .
@@ -113,6 +114,10 @@ var mixedSteps = []struct {
 	{6, (*mixedRun).badLine},
 	{6, (*mixedRun).fault},
 	{5, (*mixedRun).quiet},
+	{6, (*mixedRun).promote},
+	{6, (*mixedRun).demote},
+	{9, (*mixedRun).replaceBySpare},
+	{8, (*mixedRun).readStale},
 }
 
 // play carries out the steps and the end.
@@ -165,6 +170,7 @@ func (r *mixedRun) look() {
 		r.failf("the visible tid is %v, and %v was acknowledged", last, r.model.last())
 	}
 	r.shown = max(r.shown, last)
+	r.lookAtRoles()
 }
 
 // bounded is a context for one call.

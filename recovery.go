@@ -150,6 +150,11 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		return err
 	}
 	defer m.exclusion.leave(m, shared)
+	if !as.promotes && b.role.Actual != RoleFull { // it was demoted while its storage was opened
+		role := b.role.Actual
+		m.mu.Unlock()
+		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %s is %v now", b.cfg.Name, role)}
+	}
 	if b.hasLeft() || b.state == StateDisabled || !m.setStateLocked(b, eventRecoveryStarted, "recovery") {
 		state := b.state
 		m.mu.Unlock()
@@ -463,6 +468,9 @@ func (r *recovery) enter(ctx context.Context, last TID) error {
 	}
 	if err := r.stillNeeded(); err != nil {
 		return err
+	}
+	if !r.as.promotes && r.b.role.Actual != RoleFull { // it was demoted since: only full ones count
+		return fmt.Errorf("%s is %v now: %w", name, r.b.role.Actual, context.Canceled)
 	}
 	roles := r.roles()
 	if o := r.as.instead; o != nil {

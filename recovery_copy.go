@@ -117,12 +117,51 @@ func (r *recovery) copyOne(ctx context.Context, source *session, txn *Transactio
 // copyTransaction appends txn to target as it is, provided that target's log ends
 // at last (R1).
 func copyTransaction(ctx context.Context, target Storage, txn *Transaction, last TID) error {
-	t, err := target.Begin(ctx, txn.Meta)
+	t, err := voteCopy(ctx, target, txn, last)
 	if err != nil {
+		return err
+	}
+	if _, err := t.Finish(ctx); err != nil {
 		return fmt.Errorf("copy %v: %w", txn.TID, err)
 	}
-	undo := func(err error) error {
-		return errors.Join(fmt.Errorf("copy %v: %w", txn.TID, err), t.Abort(context.WithoutCancel(ctx)))
+	return nil
+}
+
+// sendTransaction is copyTransaction that need not wait for the end: wait does, which is
+// nil where the transaction has finished already.
+func sendTransaction(ctx context.Context, target Storage, txn *Transaction, last TID) (wait func(context.Context) error, err error) {
+	t, err := voteCopy(ctx, target, txn, last)
+	if err != nil {
+		return nil, err
+	}
+	tid := txn.TID
+	if s, ok := t.(FinishSender); ok {
+		var sent func(context.Context) error
+		if sent, err = s.SendFinish(ctx); err == nil {
+			return func(ctx context.Context) error {
+				if err := sent(ctx); err != nil {
+					return fmt.Errorf("copy %v: %w", tid, err)
+				}
+				return nil
+			}, nil
+		}
+	} else {
+		_, err = t.Finish(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("copy %v: %w", tid, err)
+	}
+	return nil, nil
+}
+
+// voteCopy stages a copy of txn and votes, on condition that the target's log ends at last.
+func voteCopy(ctx context.Context, target Storage, txn *Transaction, last TID) (Txn, error) {
+	t, err := target.Begin(ctx, txn.Meta)
+	if err != nil {
+		return nil, fmt.Errorf("copy %v: %w", txn.TID, err)
+	}
+	undo := func(err error) (Txn, error) {
+		return nil, errors.Join(fmt.Errorf("copy %v: %w", txn.TID, err), t.Abort(context.WithoutCancel(ctx)))
 	}
 	for rec, err := range txn.Records {
 		if err == nil {
@@ -134,13 +173,10 @@ func copyTransaction(ctx context.Context, target Storage, txn *Transaction, last
 	}
 	vote, err := t.Vote(ctx)
 	if err != nil {
-		return fmt.Errorf("copy %v: %w", txn.TID, err)
+		return nil, fmt.Errorf("copy %v: %w", txn.TID, err)
 	}
 	if vote.Last != last {
 		return undo(fmt.Errorf("the target ends at %v, not at %v: someone else writes to it", vote.Last, last))
 	}
-	if _, err := t.Finish(ctx); err != nil {
-		return fmt.Errorf("copy %v: %w", txn.TID, err)
-	}
-	return nil
+	return t, nil
 }

@@ -133,6 +133,20 @@ type FinishStarter interface {
 	StartFinish(ctx context.Context) (wait func(ctx context.Context) error, err error)
 }
 
+// FinishSender is a Txn of a storage far away, whose Finish need not be waited for before
+// the next transaction votes: so a copy of a log costs one round trip for each
+// transaction instead of two. It does not make commits overlap, as a FinishStarter does.
+type FinishSender interface {
+	Txn
+	// SendFinish, in place of Finish, sends the finish and returns: the next transaction of
+	// the storage may vote. Its Vote fails if this one was refused or its outcome is
+	// unknown; else Vote.Last is this one's tid. An error is as one of Finish.
+	//
+	// wait, which is called once, from any goroutine, returns when the transaction has
+	// finished, or why not, as Finish does.
+	SendFinish(ctx context.Context) (wait func(ctx context.Context) error, err error)
+}
+
 // MaxMetaBytes is the longest User, Description and Extension, in bytes: their
 // lengths are 16-bit fields in a FileStorage transaction header.
 const MaxMetaBytes = 1<<16 - 1

@@ -28,6 +28,10 @@ type (
 	startUndoTxn     struct{ undoTxn }
 	startBlobTxn     struct{ blobTxn }
 	startUndoBlobTxn struct{ undoBlobTxn }
+	sendTxn          struct{ *faultyTxn }
+	sendUndoTxn      struct{ undoTxn }
+	sendBlobTxn      struct{ blobTxn }
+	sendUndoBlobTxn  struct{ undoBlobTxn }
 )
 
 var (
@@ -40,6 +44,11 @@ var (
 	_ raidstorage.FinishStarter = startUndoTxn{}
 	_ raidstorage.FinishStarter = startBlobTxn{}
 	_ raidstorage.FinishStarter = startUndoBlobTxn{}
+
+	_ raidstorage.FinishSender = sendTxn{}
+	_ raidstorage.FinishSender = sendUndoTxn{}
+	_ raidstorage.FinishSender = sendBlobTxn{}
+	_ raidstorage.FinishSender = sendUndoBlobTxn{}
 )
 
 // Begin is CallBegin.
@@ -64,6 +73,7 @@ func (f *FaultyStorage) Begin(ctx context.Context, meta raidstorage.Meta) (raids
 	_, undo := inner.(raidstorage.UndoTxn)
 	_, blob := inner.(raidstorage.BlobTxn)
 	_, start := inner.(raidstorage.FinishStarter)
+	_, send := inner.(raidstorage.FinishSender)
 	switch {
 	case start && undo && blob:
 		return startUndoBlobTxn{undoBlobTxn{undoTxn{t}}}, nil
@@ -73,6 +83,14 @@ func (f *FaultyStorage) Begin(ctx context.Context, meta raidstorage.Meta) (raids
 		return startBlobTxn{blobTxn{t}}, nil
 	case start:
 		return startTxn{t}, nil
+	case send && undo && blob:
+		return sendUndoBlobTxn{undoBlobTxn{undoTxn{t}}}, nil
+	case send && undo:
+		return sendUndoTxn{undoTxn{t}}, nil
+	case send && blob:
+		return sendBlobTxn{blobTxn{t}}, nil
+	case send:
+		return sendTxn{t}, nil
 	case undo && blob:
 		return undoBlobTxn{undoTxn{t}}, nil
 	case undo:
@@ -247,17 +265,49 @@ func (t startUndoBlobTxn) StartFinish(ctx context.Context) (func(context.Context
 	return t.startFinish(ctx)
 }
 
-// startFinish is Finish in two steps. A fault that keeps the wait from the storage
-// leaves the transaction as it was started: it may be committed.
+// SendFinish is CallFinish, and its wait CallAwait.
+func (t sendTxn) SendFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.sendFinish(ctx)
+}
+
+// SendFinish is CallFinish, and its wait CallAwait.
+func (t sendUndoTxn) SendFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.sendFinish(ctx)
+}
+
+// SendFinish is CallFinish, and its wait CallAwait.
+func (t sendBlobTxn) SendFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.sendFinish(ctx)
+}
+
+// SendFinish is CallFinish, and its wait CallAwait.
+func (t sendUndoBlobTxn) SendFinish(ctx context.Context) (func(context.Context) error, error) {
+	return t.sendFinish(ctx)
+}
+
 func (t *faultyTxn) startFinish(ctx context.Context) (func(context.Context) error, error) {
+	starter, ok := t.inner.(raidstorage.FinishStarter)
+	if !ok {
+		return nil, errors.ErrUnsupported // there is no such type of ours
+	}
+	return t.finishLater(ctx, starter.StartFinish)
+}
+
+func (t *faultyTxn) sendFinish(ctx context.Context) (func(context.Context) error, error) {
+	sender, ok := t.inner.(raidstorage.FinishSender)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return t.finishLater(ctx, sender.SendFinish)
+}
+
+// finishLater is Finish in two steps. A fault that keeps the wait from the storage
+// leaves the transaction as it was started: it may be committed.
+func (t *faultyTxn) finishLater(ctx context.Context, begin func(context.Context) (func(context.Context) error, error)) (func(context.Context) error, error) {
 	c := t.f.enter(CallFinish, 0, 0, t.cut)
 	wait, err := do(ctx, c, func(ctx context.Context) (wait func(context.Context) error, err error) {
 		err = t.alone(c, func() error {
-			starter, ok := t.inner.(raidstorage.FinishStarter)
-			if !ok {
-				return errors.ErrUnsupported // there is no such type of ours
-			}
-			wait, err = starter.StartFinish(ctx)
+			wait, err = begin(ctx)
 			return err
 		})
 		return wait, err

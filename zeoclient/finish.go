@@ -24,22 +24,7 @@ func (t *txn) Finish(ctx context.Context) (raidstorage.TID, error) {
 	}
 	defer t.s.calls.Done()
 	var tid raidstorage.TID
-	visible := t.visible()
-	k := t.c.newCall(zeowire.TPCFinish, func(v zeowire.Value) error {
-		var ok bool
-		if tid, ok = v.TID(); !ok {
-			return violation("no tid: the transaction was not finished")
-		}
-		if t.meta.TID != 0 && tid != t.meta.TID {
-			return violation(fmt.Sprintf("tid %v instead of %v", tid, t.meta.TID))
-		}
-		visible(tid)
-		return nil
-	})
-	c := t.c
-	k.then = func(error) { c.infos.Store(0) }
-	c.infos.Store(1)
-	k.kept = true // whenever the answer comes, it makes the transaction visible
+	k := t.finishCall(&tid)
 	err := t.c.start(ctx, k, zeowire.Int(t.id))
 	if err == nil {
 		err = t.c.wait(ctx, k)
@@ -51,6 +36,73 @@ func (t *txn) Finish(ctx context.Context) (raidstorage.TID, error) {
 	}
 	<-t.s.commit
 	return tid, nil
+}
+
+// finishCall makes the call of a finish; tid is set before it is done.
+func (t *txn) finishCall(tid *raidstorage.TID) *call {
+	visible, given, c := t.visible(), t.meta.TID, t.c
+	k := c.newCall(zeowire.TPCFinish, func(v zeowire.Value) error {
+		var ok bool
+		if *tid, ok = v.TID(); !ok {
+			return violation("no tid: the transaction was not finished")
+		}
+		if given != 0 && *tid != given {
+			return violation(fmt.Sprintf("tid %v instead of %v", *tid, given))
+		}
+		visible(*tid)
+		return nil
+	})
+	k.then = func(error) { c.infos.Store(0) }
+	c.infos.Store(1)
+	k.kept = true // whenever the answer comes, it makes the transaction visible
+	return k
+}
+
+// SendFinish implements raidstorage.FinishSender. The server takes the calls of a connection
+// in their order, so what the next transaction sends comes behind the finish. An abort
+// goes with it: it has no effect on what has finished, but where the finish failed it
+// ends the transaction, which is in the way of the next one: Python's server would close
+// the connection at the next tpc_begin, and keep the commit lock for ever.
+func (t *txn) SendFinish(ctx context.Context) (func(context.Context) error, error) {
+	switch t.state {
+	case stateOpen:
+		return nil, &raidstorage.TxnStateError{Op: "finish", State: "not voted"}
+	case stateEnded:
+		return nil, &raidstorage.TxnStateError{Op: "finish", State: "ended"}
+	}
+	if err := t.s.begin(ctx); err != nil {
+		t.rollback()
+		return nil, err
+	}
+	defer t.s.calls.Done()
+	c, id, tid := t.c, t.id, new(raidstorage.TID)
+	k := t.finishCall(tid)
+	abort := c.newCall(zeowire.TPCAbort, nil)
+	err := c.send(ctx, func(w *zeowire.Writer) error {
+		if err := w.Message(zeowire.Call(zeowire.IntID(k.id), k.name, zeowire.Int(id))); err != nil {
+			return err
+		}
+		return w.Message(zeowire.Call(zeowire.IntID(abort.id), abort.name, zeowire.Int(id)))
+	}, k, abort)
+	t.end()
+	if err != nil {
+		c.fail(err) // only that frees the server's lock
+		<-t.s.commit
+		return nil, c.mapped(k.name, err)
+	}
+	c.behind = k
+	<-t.s.commit
+	return func(ctx context.Context) error { return c.finished(ctx, k) }, nil
+}
+
+// finished waits for a finish that was sent. If it fails the connection is given up.
+func (c *conn) finished(ctx context.Context, k *call) error {
+	err := c.wait(ctx, k)
+	if err != nil {
+		c.fail(err)
+		return c.mapped(k.name, err)
+	}
+	return nil
 }
 
 // visible returns what must happen in the reader when the transaction has got its

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -48,6 +49,11 @@ func (t *txn) prepare(ctx context.Context) error {
 		}
 	}
 	return answers()
+}
+
+// asks tells whether prepare has a question.
+func (t *txn) asks() bool {
+	return slices.ContainsFunc(t.ops, func(o op) bool { return !o.dropped && (o.current || o.kind == opRestore && o.dataTID != 0) })
 }
 
 // askSerial asks for an object's current serial, 0 if the server knows no such object.

@@ -42,6 +42,12 @@ func python(t testing.TB) string {
 // test's end.
 func startRunzeo(t testing.TB, dir string, storages int, options string) *runzeo {
 	t.Helper()
+	return startRunzeoAs(t, dir, storages, options, "-m", "ZEO.runzeo")
+}
+
+// startRunzeoAs starts one with other arguments for Python than those of ZEO's script.
+func startRunzeoAs(t testing.TB, dir string, storages int, options string, script ...string) *runzeo {
+	t.Helper()
 	socket := filepath.Join(dir, "zeo.sock") // short enough: the directory's name is ours
 	var conf strings.Builder
 	fmt.Fprintf(&conf, "<zeo>\naddress %s\n%s\n</zeo>\n", socket, options)
@@ -54,7 +60,7 @@ func startRunzeo(t testing.TB, dir string, storages int, options string) *runzeo
 		t.Fatal(err)
 	}
 	r := &runzeo{address: socket, dir: dir, count: int64(storages), ended: make(chan struct{})}
-	r.cmd = exec.Command(python(t), "-m", "ZEO.runzeo", "-C", path)
+	r.cmd = exec.Command(python(t), append(script, "-C", path)...)
 	r.cmd.Stderr = os.Stderr
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := r.cmd.StdoutPipe()

@@ -65,13 +65,13 @@ type txn struct {
 
 // The types with fewer methods, for servers that can do less.
 type (
-	plainTxn struct{ raidstorage.Txn }
+	plainTxn struct{ raidstorage.FinishSender }
 	undoTxn  struct {
-		raidstorage.Txn
+		raidstorage.FinishSender
 		undoer
 	}
 	blobTxn struct {
-		raidstorage.Txn
+		raidstorage.FinishSender
 		blobStorer
 	}
 	undoer interface {
@@ -83,8 +83,9 @@ type (
 )
 
 var (
-	_ raidstorage.UndoTxn = (*txn)(nil)
-	_ raidstorage.BlobTxn = (*txn)(nil)
+	_ raidstorage.UndoTxn      = (*txn)(nil)
+	_ raidstorage.BlobTxn      = (*txn)(nil)
+	_ raidstorage.FinishSender = (*txn)(nil)
 )
 
 // Begin implements raidstorage.Storage. Nothing is sent before the vote. An Extension

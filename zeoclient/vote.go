@@ -23,7 +23,8 @@ import (
 //	a given tid that is not later than it: abort, for Python's server takes any
 //
 // Finish is one call. Abort is sent and not waited for: what is sent later on the
-// connection comes after it. If the connection is lost the server aborts by itself.
+// connection comes after it. If the connection is lost the server aborts by itself. Nor need
+// a finish be waited for, see SendFinish: then the next vote succeeds only if it did.
 
 // maxBatch is how many bytes of a transaction are encoded at a time.
 const maxBatch = 1 << 20
@@ -100,6 +101,14 @@ func (t *txn) rollback() {
 }
 
 func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
+	behind := t.c.behind
+	t.c.behind = nil
+	if behind != nil && t.asks() { // the answers depend on it
+		if err := t.c.finished(ctx, behind); err != nil {
+			return raidstorage.Vote{}, err
+		}
+		behind = nil
+	}
 	if err := t.prepare(ctx); err != nil {
 		return raidstorage.Vote{}, err
 	}
@@ -135,6 +144,12 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 	}
 	if err := t.c.wait(ctx, lastCall); err != nil {
 		return raidstorage.Vote{}, t.c.mapped(lastCall.name, err)
+	}
+	if behind != nil { // our server may answer that after both
+		if err := t.c.finished(ctx, behind); err != nil {
+			return raidstorage.Vote{}, err
+		}
+		floor = max(floor, raidstorage.TID(t.c.seen.Load()))
 	}
 	if early || last < floor {
 		var err error

@@ -3,6 +3,7 @@ package zeoserver_test
 import (
 	"errors"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,6 +47,51 @@ func TestASecondVoteDoesNotReviveAFailedTransaction(t *testing.T) {
 			if _, failed := m.Exception(); !failed && (kind == "vote" || !m.Args.IsNone()) {
 				t.Fatalf("transaction %d: %s succeeded: %v", txn, kind, m.Args)
 			}
+		}
+	}
+}
+
+// The last tid that is asked for behind a vote is the one under its lock, and comes after
+// it; a vote that has to wait keeps it back for a moment only.
+func TestTheLastTransactionBehindAVote(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, zeoserver.Config{})
+	holder, c := srv.connect(t), srv.connect(t)
+	last := holder.commit(write{1, 0, "x"})
+	for txn := int64(10); txn < 60; txn++ {
+		c.stage(txn, write{uint64(txn), 0, "y"})
+		vote, asked := c.send("vote", number(txn)), c.send("lastTransaction")
+		c.flush()
+		if first := c.reply(vote, asked); first.ID != vote {
+			t.Fatal("the last tid was told before the vote")
+		}
+		if got, _ := c.reply(asked).Args.TID(); got != last {
+			t.Fatalf("the last tid is %v, want %v", got, last)
+		}
+		last, _ = c.must("tpc_finish", number(txn)).TID()
+	}
+	holder.stage(1, write{2, 0, "x"})
+	holder.must("vote", number(1))
+	c.stage(2, write{100, 0, "y"})
+	vote, asked := c.send("vote", number(2)), c.send("lastTransaction")
+	c.flush()
+	if first := c.reply(vote, asked); first.ID != asked {
+		t.Error("the vote did not wait for the other client")
+	}
+	holder.must("tpc_finish", number(1))
+	c.reply(vote)
+}
+
+// reply returns the next reply that is one of these.
+func (c *client) reply(ids ...zeowire.ID) zeowire.Message {
+	c.t.Helper()
+	for {
+		m := c.message()
+		if e, failed := m.Exception(); failed {
+			c.t.Fatal(e)
+		}
+		if m.IsReply() && slices.Contains(ids, m.ID) {
+			return m
 		}
 	}
 }

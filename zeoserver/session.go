@@ -3,6 +3,7 @@ package zeoserver
 import (
 	"context"
 	"reflect"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -71,9 +72,44 @@ func (c *conn) getInfo(k call, args *arguments) error {
 	})
 }
 
-func (c *conn) lastTransaction(k call, args *arguments) error {
-	c.store.order.answer(func(o *order) { k.reply(zeowire.TID(o.last)) })
-	return nil
+// voteFirst is how long lastTransaction waits for a vote of its connection.
+const voteFirst = 100 * time.Millisecond
+
+// lastTransaction that was sent behind a vote is answered after it, as by Python's server,
+// which votes at once: so one who asks for the last tid under the lock, far away, need not
+// ask again. Not so where the vote has to wait, for others' transactions.
+func (c *conn) lastTransaction(k call, _ *arguments) error {
+	answer := func() { c.store.order.answer(func(o *order) { k.reply(zeowire.TID(o.last)) }) }
+	voted := c.voting()
+	if voted == nil {
+		answer()
+		return nil
+	}
+	return c.slow.add(k.method, func() {
+		timer := time.NewTimer(voteFirst)
+		defer timer.Stop()
+		select {
+		case <-voted:
+		case <-timer.C:
+		case <-c.dead.Done():
+		}
+		answer()
+	})
+}
+
+// voting returns a channel that is closed when the vote under way is answered, nil if
+// there is none.
+func (c *conn) voting() <-chan struct{} {
+	t := c.current()
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != voting {
+		return nil
+	}
+	return t.done
 }
 
 // getInvalidations is what a client with a cache asks when it comes back. It answers
