@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// historyLength is how many of a backend's state changes Status shows.
+// historyLength is how many of a backend's state changes and repairs Status shows.
 const historyLength = 20
 
 // backend is one member while the mirror runs. Its supervisor goroutine (see
@@ -21,7 +21,7 @@ type backend struct {
 	ended    chan struct{}        // closed when the supervisor has ended
 	replaces *backend             // whose storage must be closed before this one is opened; may be nil
 
-	loads, loadErrors, commits, faults, latency atomic.Int64 // latency in ns
+	loads, loadErrors, commits, faults, repairs, latency atomic.Int64 // latency in ns
 
 	// The fields below are guarded by Mirror.mu.
 	state     State
@@ -226,12 +226,17 @@ func (m *Mirror) setStateLocked(b *backend, event healthEvent, reason string) bo
 	m.noteOutLocked(b)
 	e := Event{Kind: EventState, Time: b.since, Backend: b.cfg.Name, From: from, To: to, Reason: reason,
 		Condition: m.conditionLocked()}
+	b.noteLocked(e)
+	m.tell(e)
+	return true
+}
+
+// noteLocked adds e to the history. The caller holds Mirror.mu.
+func (b *backend) noteLocked(e Event) {
 	b.history = append(b.history, e)
 	if len(b.history) > historyLength {
 		b.history = b.history[1:]
 	}
-	m.tell(e)
-	return true
 }
 
 // fault notes that a call to s failed or gave an answer that must be wrong. From

@@ -5,7 +5,7 @@ package raidstorage
 // holds up nobody: it gives way to packs, recoveries and changes of the configuration
 // at once, and goes on afterwards where it was. With Config.StateDir it also goes on
 // there after a restart; otherwise it begins anew. Whoever is found to be wrong is
-// degraded at once, as by Verify.
+// repaired, where that can be done, or degraded at once, as by Verify.
 
 import (
 	"context"
@@ -21,6 +21,8 @@ type Scrub struct {
 	Interval time.Duration
 	// BytesPerSecond bounds how much is read of each backend, on an average. Default 10 MiB.
 	BytesPerSecond int64
+	// NoRepair has it report and degrade only, as Verify without VerifyOptions.Repair.
+	NoRepair bool
 }
 
 const (
@@ -35,6 +37,7 @@ const (
 type ScrubStatus struct {
 	Interval       time.Duration `json:"interval_ns"`
 	BytesPerSecond int64         `json:"bytes_per_second"`
+	Repair         bool          `json:"repair"` // Scrub.NoRepair is not set
 	// Running is the run under way, nil between two.
 	Running *VerifyProgress `json:"running,omitempty"`
 	Started time.Time       `json:"started,omitzero"` // of that run
@@ -43,10 +46,11 @@ type ScrubStatus struct {
 	Next  time.Time     `json:"next,omitzero"`  // when the next run begins, between two
 	Last  *VerifyReport `json:"last,omitempty"` // of the last run that came to its end
 	// Since the mirror was opened: the runs that ended, the bytes read of one backend,
-	// and the findings.
+	// the findings, and those of them that were repaired.
 	Runs     int64 `json:"runs"`
 	Bytes    int64 `json:"bytes"`
 	Findings int64 `json:"findings"`
+	Repaired int64 `json:"repaired"`
 }
 
 // scrubFile is the file of the state directory that says how far the scrub is.
@@ -120,7 +124,7 @@ func (s *scrubber) run() error {
 		return err
 	}
 	v := &verification{m: m, atOnce: true, report: *s.state.Run, opts: VerifyOptions{
-		Blobs: true, BytesPerSecond: m.cfg.Scrub.BytesPerSecond, MaxFindings: scrubFindings, Progress: s.progress,
+		Blobs: true, Repair: !m.cfg.Scrub.NoRepair, BytesPerSecond: m.cfg.Scrub.BytesPerSecond, MaxFindings: scrubFindings, Progress: s.progress,
 	}}
 	err = v.run(ctx)
 	m.exclusion.leave(m, shared)
@@ -161,10 +165,11 @@ func (s *scrubber) progress(p VerifyProgress) {
 		if st.Running != nil {
 			before = *st.Running
 		} else {
-			before.Bytes, before.Findings = s.state.Run.Bytes, s.state.Run.Findings
+			before = s.state.Run.VerifyProgress
 		}
 		st.Bytes += p.Bytes - before.Bytes
 		st.Findings += p.Findings - before.Findings
+		st.Repaired += p.Repaired - before.Repaired
 		st.Running, st.Started, st.Next = &p, s.state.Run.Started, time.Time{}
 	})
 	if s.m.now().Sub(s.saved) >= scrubSaves {
@@ -209,14 +214,14 @@ func (m *Mirror) scrubStatusLocked() *ScrubStatus {
 		return nil
 	}
 	s := m.scrubbing
-	s.Interval, s.BytesPerSecond = m.cfg.Scrub.Interval, m.cfg.Scrub.BytesPerSecond
+	s.Interval, s.BytesPerSecond, s.Repair = m.cfg.Scrub.Interval, m.cfg.Scrub.BytesPerSecond, !m.cfg.Scrub.NoRepair
 	return &s
 }
 
 // logScrub writes the end of a run to the log.
 func logScrub(l *slog.Logger, r *VerifyReport) {
 	level := slog.LevelInfo
-	if r.Findings > 0 {
+	if r.Findings > 0 { // repaired ones too: a disk is not as it was
 		level = slog.LevelWarn
 	}
 	unread := make([]string, 0, len(r.Unread))
@@ -225,5 +230,5 @@ func logScrub(l *slog.Logger, r *VerifyReport) {
 	}
 	slices.Sort(unread)
 	l.Log(context.Background(), level, "backends were compared", "backends", r.Backends, "transactions", r.Transactions,
-		"objects", r.Objects, "findings", r.Findings, "degraded", r.Degraded, "unread", unread, "kept", r.Kept)
+		"objects", r.Objects, "findings", r.Findings, "repaired", r.Repaired, "degraded", r.Degraded, "unread", unread, "kept", r.Kept)
 }

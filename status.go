@@ -43,7 +43,7 @@ type BackendStatus struct {
 	Counters        Counters          `json:"counters"`
 	Latency         time.Duration     `json:"latency_ns"` // of recent reads, smoothed; 0 when not known
 	Recovery        *RecoveryProgress `json:"recovery,omitempty"`
-	History         []Event           `json:"history"` // its latest state changes, oldest first
+	History         []Event           `json:"history"` // its latest state changes and repairs, oldest first
 }
 
 // Counters count what a backend did since the mirror was opened.
@@ -52,6 +52,7 @@ type Counters struct {
 	LoadErrors int64 `json:"load_errors"`
 	Commits    int64 `json:"commits"`
 	Faults     int64 `json:"faults"`
+	Repairs    int64 `json:"repairs"` // of records and blobs, by verifications
 }
 
 // EventKind says what an Event tells of.
@@ -72,6 +73,8 @@ const (
 	EventCatchUp EventKind = "catch_up"
 	// EventScrub is the end of a verification in the background.
 	EventScrub EventKind = "scrub"
+	// EventRepair tells that a verification put right what a backend held; Reason is what.
+	EventRepair EventKind = "repair"
 )
 
 // Event is something that happened to a mirror. Events are the only source of the
@@ -107,6 +110,8 @@ func (e Event) String() string {
 		return "configuration changed: " + e.Reason
 	case EventCatchUp:
 		return e.CatchUp.String()
+	case EventRepair:
+		return e.Reason
 	case EventScrub:
 		return fmt.Sprintf("backends %v were compared: %d findings", e.Scrub.Backends, e.Scrub.Findings)
 	}
@@ -123,6 +128,8 @@ func (e Event) log(l *slog.Logger) {
 		l.Info("configuration changed", "difference", e.Reason, "mirror", e.Condition.String())
 	case EventCatchUp:
 		l.Info("catching up", "backend", e.Backend, "reason", e.CatchUp.String())
+	case EventRepair:
+		l.Warn("a backend was repaired", "backend", e.Backend, "reason", e.Reason)
 	case EventScrub:
 		logScrub(l, e.Scrub)
 	case EventState:
@@ -246,6 +253,7 @@ func (m *Mirror) statusOfLocked(b *backend, last TID) BackendStatus {
 			LoadErrors: b.loadErrors.Load(),
 			Commits:    b.commits.Load(),
 			Faults:     b.faults.Load(),
+			Repairs:    b.repairs.Load(),
 		},
 		History: slices.Clone(b.history),
 	}

@@ -28,7 +28,10 @@ type VerifyOptions struct {
 	// BytesPerSecond bounds how much data is read of each backend, blobs too, on an
 	// average; 0: as fast as it goes.
 	BytesPerSecond int64
-	// KeepAll degrades nobody: the report alone tells.
+	// Repair has the storages that can (Mender) put right in place what is known to be
+	// wrong with them; see verify_mend.go. What was there is kept.
+	Repair bool
+	// KeepAll degrades and repairs nobody: the report alone tells.
 	KeepAll bool
 	// MaxFindings is how many findings the report lists; default 1000. All are counted.
 	MaxFindings int
@@ -57,6 +60,7 @@ type VerifyProgress struct {
 	Objects      int64       `json:"objects"`
 	Bytes        int64       `json:"bytes"`
 	Findings     int64       `json:"findings"`
+	Repaired     int64       `json:"repaired"` // of those
 }
 
 // FindingKind says how a backend differs.
@@ -83,6 +87,8 @@ type Finding struct {
 	// Wrong is true if the others tell that it is this backend that is wrong; false
 	// if nobody can tell: then each of those that differ has a finding.
 	Wrong bool `json:"wrong"`
+	// Repaired is true if it was put right.
+	Repaired bool `json:"repaired,omitempty"`
 }
 
 // String tells the finding in one line.
@@ -90,6 +96,9 @@ func (f Finding) String() string {
 	s := fmt.Sprintf("backend %s: %s: object %v, transaction %v", f.Backend, f.Kind, f.OID, f.TID)
 	if f.Detail != "" {
 		s += ": " + f.Detail
+	}
+	if f.Repaired {
+		s += " (repaired)"
 	}
 	if !f.Wrong {
 		s += " (which one is right cannot be told)"
@@ -155,6 +164,7 @@ type verification struct {
 	report VerifyReport // where it says so, it goes on from there
 	sides  []*side
 	wrong  map[string]bool // by backend: the others tell that it is, in this part of the run
+	hurt   map[string]bool // by backend: it was not mended, and is to be degraded
 	kept   bool            // they were not degraded, as too few would have stayed
 	found  []Finding       // of the transaction or object at hand
 	broken []Finding       // of what could not be read, not settled yet
@@ -178,7 +188,7 @@ type side struct {
 // run compares from where the report is to the end.
 func (v *verification) run(ctx context.Context) error {
 	m := v.m
-	v.began, v.wrong = time.Now(), make(map[string]bool)
+	v.began, v.wrong, v.hurt = time.Now(), make(map[string]bool), make(map[string]bool)
 	if err := m.settleOpen(ctx); err != nil {
 		return err
 	}
@@ -248,17 +258,19 @@ func (v *verification) settleFindings(ctx context.Context) error {
 		v.report.Findings++
 		if f.Wrong {
 			v.report.Wrong[f.Backend]++
+		}
+		if f.Wrong && !f.Repaired {
 			v.wrong[f.Backend], wrong = true, true
 		}
 		if len(v.report.Listed) < v.opts.MaxFindings {
 			v.report.Listed = append(v.report.Listed, f)
-			if v.atOnce {
+			if v.atOnce && !f.Repaired { // its event tells that
 				v.m.cfg.Logger.Warn("a backend differs", "backend", f.Backend, "oid", f.OID, "tid", f.TID, "reason", f.String())
 			}
 		}
 	}
 	v.found, v.broken = v.found[:0], nil
-	if !wrong || !v.atOnce || v.opts.KeepAll || v.kept {
+	if !wrong || !v.atOnce && len(v.hurt) == 0 || v.opts.KeepAll || v.kept {
 		return nil
 	}
 	return v.degrade(ctx)
@@ -286,35 +298,34 @@ func (v *verification) degrade(ctx context.Context) error {
 	if len(v.wrong) == 0 {
 		return nil
 	}
-	if err := m.lockCommit(ctx); err != nil {
+	if err := m.holdSlot(ctx); err != nil {
 		return err
 	}
 	defer m.unlockCommit()
-	if m.unresolved != nil {
-		if err := m.resolve(ctx); err != nil {
-			return err
-		}
-	}
 	live, _ := m.members()
 	var wrong []*backend
-	for _, x := range v.sides {
-		if v.wrong[x.b.cfg.Name] && slices.Contains(live, x.session) {
-			wrong = append(wrong, x.b)
+	for _, b := range m.backends {
+		name := b.cfg.Name
+		same := slices.ContainsFunc(v.sides, func(x *side) bool { return x.b == b && slices.Contains(live, x.session) })
+		// One that was not mended is damaged whether its session is another one or not.
+		if v.wrong[name] && (same || v.hurt[name] && slices.Contains(m.record.InSync, name)) {
+			wrong = append(wrong, b)
 		}
 	}
-	if len(wrong) == 0 {
-		return nil
-	}
-	need := max(1, m.tuned().WriteQuorum, m.tuned().StartQuorum)
-	if err := m.checkStaying(ctx, wrong, need); err != nil {
-		if ctx.Err() != nil {
-			return err
+	if len(wrong) > 0 {
+		need := max(1, m.tuned().WriteQuorum, m.tuned().StartQuorum)
+		if err := m.checkStaying(ctx, wrong, need); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			v.report.Kept, v.kept = err.Error(), true
+			wrong = nil
 		}
-		v.report.Kept, v.kept = err.Error(), true
-		return nil
 	}
-	if err := m.removeDamaged(context.WithoutCancel(ctx), wrong, v.reason); err != nil {
-		return unavailable(err)
+	if len(wrong) > 0 {
+		if err := m.removeDamaged(context.WithoutCancel(ctx), wrong, v.reason); err != nil {
+			return unavailable(err)
+		}
 	}
 	for _, x := range v.sides {
 		if slices.Contains(wrong, x.b) {
@@ -322,13 +333,14 @@ func (v *verification) degrade(ctx context.Context) error {
 			x.failed, x.more = true, false
 		}
 	}
+	clear(v.hurt)
 	return nil
 }
 
 // reason says why a backend is degraded.
 func (v *verification) reason(name string) string {
 	reason := fmt.Sprintf("a verification found %d differences", v.report.Wrong[name])
-	i := slices.IndexFunc(v.report.Listed, func(f Finding) bool { return f.Backend == name && f.Wrong })
+	i := slices.IndexFunc(v.report.Listed, func(f Finding) bool { return f.Backend == name && f.Wrong && !f.Repaired })
 	if i >= 0 {
 		reason += ", the first one: " + v.report.Listed[i].String()
 	}

@@ -1,8 +1,10 @@
 package raidstorage
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 )
@@ -52,6 +54,9 @@ func (v *verification) compareTransaction(ctx context.Context, tid TID) error {
 			}
 		}
 		err = v.compareAt(ctx, tid)
+	}
+	if err == nil {
+		err = v.mend(ctx, tid)
 	}
 	if err != nil {
 		return err
@@ -250,13 +255,14 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 	}
 	var judged []*side
 	var votes []*digest
+	var serials []TID // 0: it has none
 	uneven := v.m.uneven.Load()
 	for _, x := range sides {
 		rev, err := patient(ctx, v, x, func() (Revision, error) { return x.timely.LoadBefore(ctx, oid, v.report.Through+1) })
 		switch {
 		case isA[*NotFoundError](err):
 			if !uneven { // else it may be garbage that this one has dropped
-				judged, votes = append(judged, x), append(votes, nil)
+				judged, votes, serials = append(judged, x), append(votes, nil), append(serials, 0)
 			}
 		case err != nil:
 			return &BackendError{Backend: x.b.cfg.Name, Op: "load", Err: err}
@@ -268,10 +274,66 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 			for i, b := range rev.Serial.Bytes() {
 				sum[i] ^= b // two revisions with the same data differ
 			}
-			judged, votes = append(judged, x), append(votes, &sum)
+			judged, votes, serials = append(judged, x), append(votes, &sum), append(serials, rev.Serial)
 		}
 	}
 	v.judge(judged, votes, Finding{Kind: FindingObject, OID: oid, TID: v.report.Through}, nil)
+	switch {
+	case len(v.found) == 0:
+		return nil
+	case slices.Min(serials) == slices.Max(serials):
+		return v.mendObject(ctx, oid, serials[0])
+	}
+	return v.blameIndex(ctx, judged, serials, oid)
+}
+
+// mendObject has a current record mended that has changed since its transaction was
+// compared.
+func (v *verification) mendObject(ctx context.Context, oid OID, serial TID) error {
+	if !v.mends() {
+		return nil
+	}
+	found := slices.Clone(v.found)
+	for i := range found {
+		found[i].Kind, found[i].TID = FindingRecord, serial
+	}
+	decided, err := v.mendRecord(ctx, oid, serial, found)
+	if err == nil && len(decided) > 0 { // else the logs are alike
+		v.found = decided
+	}
+	return err
+}
+
+// rebuildIndex tells an operator what to do about an index.
+const rebuildIndex = "disable the backend, have its index made anew (of a file storage: remove the .index file), and recover it"
+
+// blameIndex looks whether those that show an older revision of an object than others do
+// have the later one in their logs: then it is not their data that are wrong, but an index
+// or a pointer. That is told by logs alone, and nothing is repaired: who has made an index
+// wrong may have made a log wrong.
+func (v *verification) blameIndex(ctx context.Context, judged []*side, serials []TID, oid OID) error {
+	latest := slices.Max(serials)
+	if slices.Min(serials) == 0 {
+		return nil // it may have been deleted since
+	}
+	logs := make([]Record, len(judged))
+	for i, x := range judged {
+		r, err := patient(ctx, v, x, func() (Record, error) { return recordAt(ctx, x.session, oid, latest) })
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil || r.TID != latest || r.Data == nil || !bytes.Equal(r.Data, logs[0].Data) && i > 0 {
+			return nil // it is not about an index alone
+		}
+		logs[i] = r
+	}
+	v.found = v.found[:0]
+	for i, x := range judged {
+		if serials[i] < latest {
+			v.note(Finding{Backend: x.b.cfg.Name, Kind: FindingObject, OID: oid, TID: v.report.Through, Wrong: true, Detail: fmt.Sprintf(
+				"it shows transaction %v, and the later %v is in its log: its index, or a pointer, is wrong; %s", serials[i], latest, rebuildIndex)})
+		}
+	}
 	return nil
 }
 

@@ -44,7 +44,11 @@ func (v *verification) lost(ctx context.Context, x *side, err error) {
 	x.failed, x.more = true, false
 	name := x.b.cfg.Name
 	if c, ok := errors.AsType[*CorruptError](err); ok {
-		v.broken = append(v.broken, Finding{Backend: name, Kind: FindingUnreadable, OID: c.OID, TID: c.TID, Detail: err.Error(), Wrong: true})
+		f := Finding{Backend: name, Kind: FindingUnreadable, OID: c.OID, TID: c.TID, Detail: err.Error(), Wrong: true}
+		if v.report.Phase == VerifyObjects { // its log was read
+			f.Detail += "; it may be its index alone: " + rebuildIndex
+		}
+		v.broken = append(v.broken, f)
 		return
 	}
 	v.report.Unread[name] = err.Error()

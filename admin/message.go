@@ -35,7 +35,8 @@ type Request struct {
 	Reason   string `json:"reason,omitempty"`   // disable: for the record
 	Days     int    `json:"days,omitempty"`     // pack: what was current in the last days stays
 	NoGC     bool   `json:"no_gc,omitempty"`    // pack: keep what cannot be reached
-	Blobs    bool   `json:"blobs,omitempty"`    // verify: raidstorage.VerifyOptions, as the next one
+	Blobs    bool   `json:"blobs,omitempty"`    // verify: raidstorage.VerifyOptions, as the next two
+	Repair   bool   `json:"repair,omitempty"`
 	KeepAll  bool   `json:"keep_all,omitempty"`
 	// BytesPerSecond bounds how fast records are compared, by verify or after a pack; 0
 	// for no bound, or the configured one of packs.
@@ -63,8 +64,8 @@ func (r Request) validate(op Op) string {
 		return "reason is for disable"
 	case op != OpPack && (r.Days != 0 || r.NoGC):
 		return "days and no_gc are for pack"
-	case op != OpVerify && (r.Blobs || r.KeepAll):
-		return "blobs and keep_all are for verify"
+	case op != OpVerify && (r.Blobs || r.Repair || r.KeepAll):
+		return "blobs, repair and keep_all are for verify"
 	case op != OpVerify && op != OpPack && r.BytesPerSecond != 0:
 		return "bytes_per_second is for verify and pack"
 	case op != OpReload && op != OpPack && r.DryRun:

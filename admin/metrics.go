@@ -165,6 +165,7 @@ func mirrorMetrics() []metric[raidstorage.Status] {
 		scrub(prometheus.CounterValue, "runs_total", "Verifications in the background that ended.", func(s *raidstorage.ScrubStatus) float64 { return float64(s.Runs) }),
 		scrub(prometheus.CounterValue, "bytes_total", "Bytes of one backend that they read.", func(s *raidstorage.ScrubStatus) float64 { return float64(s.Bytes) }),
 		scrub(prometheus.CounterValue, "findings_total", "Differences that they found.", func(s *raidstorage.ScrubStatus) float64 { return float64(s.Findings) }),
+		scrub(prometheus.CounterValue, "repaired_total", "Differences that they repaired.", func(s *raidstorage.ScrubStatus) float64 { return float64(s.Repaired) }),
 		typed(prometheus.GaugeValue, "scrub_last_end_timestamp_seconds", "When the last one ended, in Unix time.", func(s raidstorage.Status) (float64, bool) {
 			if s.Scrub == nil || s.Scrub.Last == nil {
 				return 0, false
@@ -232,6 +233,7 @@ func backendMetrics() []metric[raidstorage.BackendStatus] {
 		counter("loads_total", "Reads that the backend served.", func(c raidstorage.Counters) int64 { return c.Loads }),
 		counter("load_errors_total", "Reads that failed.", func(c raidstorage.Counters) int64 { return c.LoadErrors }),
 		counter("commits_total", "Transactions that the backend finished.", func(c raidstorage.Counters) int64 { return c.Commits }),
+		counter("repairs_total", "Records and blobs that were repaired.", func(c raidstorage.Counters) int64 { return c.Repairs }),
 		counter("faults_total", "Faults for which the backend was suspected.", func(c raidstorage.Counters) int64 { return c.Faults }),
 	}
 }

@@ -21,6 +21,7 @@ type Verify struct {
 	Objects      int64  `json:"objects"`
 	Bytes        int64  `json:"bytes"`
 	Findings     int64  `json:"findings"`
+	Repaired     int64  `json:"repaired"`
 }
 
 // Report is what a verification found: a raidstorage.VerifyReport.
@@ -41,13 +42,14 @@ type Report struct {
 
 // Finding is something that a backend holds differently: a raidstorage.Finding.
 type Finding struct {
-	Backend string `json:"backend"`
-	Kind    string `json:"kind"`
-	OID     OID    `json:"oid"`
-	TID     TID    `json:"tid"`
-	Detail  string `json:"detail,omitempty"`
-	Wrong   bool   `json:"wrong"`
-	Text    string `json:"text"` // all of it, for people
+	Backend  string `json:"backend"`
+	Kind     string `json:"kind"`
+	OID      OID    `json:"oid"`
+	TID      TID    `json:"tid"`
+	Detail   string `json:"detail,omitempty"`
+	Wrong    bool   `json:"wrong"`
+	Repaired bool   `json:"repaired,omitempty"`
+	Text     string `json:"text"` // all of it, for people
 }
 
 // OID is an object's id, in JSON 16 hex digits.
@@ -73,7 +75,7 @@ func (s *Server) verify(q *request) {
 	j, ok := q.begin(q.ctx, func(ctx context.Context, j *job) {
 		j.report, j.err = s.verifier(ctx, q.mirror, q.asked, func(v Verify) {
 			j.tell(Message{Type: TypeProgress, Verify: &v, Time: s.cfg.Clock().UTC(), Text: fmt.Sprintf(
-				"%s: %d transactions, %d objects, %d bytes compared, %d findings", v.Phase, v.Transactions, v.Objects, v.Bytes, v.Findings)})
+				"%s: %d transactions, %d objects, %d bytes compared, %d findings, %d repaired", v.Phase, v.Transactions, v.Objects, v.Bytes, v.Findings, v.Repaired)})
 		})
 	})
 	if ok {
@@ -85,6 +87,7 @@ func (s *Server) verify(q *request) {
 type Scrub struct {
 	Interval       time.Duration `json:"interval_ns"`
 	BytesPerSecond int64         `json:"bytes_per_second"`
+	Repair         bool          `json:"repair"`
 	Running        *Verify       `json:"running,omitempty"` // nil between two runs
 	Started        time.Time     `json:"started,omitzero"`
 	Waits          string        `json:"waits,omitempty"` // for what it waits now
@@ -93,6 +96,7 @@ type Scrub struct {
 	Runs           int64         `json:"runs"`
 	Bytes          int64         `json:"bytes"`
 	Findings       int64         `json:"findings"`
+	Repaired       int64         `json:"repaired"`
 }
 
 func scrubOf(st *raidstorage.ScrubStatus) *Scrub {
@@ -100,8 +104,8 @@ func scrubOf(st *raidstorage.ScrubStatus) *Scrub {
 		return nil
 	}
 	s := &Scrub{
-		Interval: st.Interval, BytesPerSecond: st.BytesPerSecond, Started: st.Started, Waits: st.Waits, Next: st.Next,
-		Runs: st.Runs, Bytes: st.Bytes, Findings: st.Findings,
+		Interval: st.Interval, BytesPerSecond: st.BytesPerSecond, Repair: st.Repair, Started: st.Started, Waits: st.Waits, Next: st.Next,
+		Runs: st.Runs, Bytes: st.Bytes, Findings: st.Findings, Repaired: st.Repaired,
 	}
 	if st.Running != nil {
 		running := verifyOf(*st.Running)
@@ -122,22 +126,28 @@ func (r *Report) verdict() string {
 	if len(r.LeftOut) > 0 {
 		text += "; left out: " + strings.Join(r.LeftOut, ", ")
 	}
+	if r.Repaired > 0 {
+		text += fmt.Sprintf("; %d findings were repaired: look at the disks", r.Repaired)
+	}
 	return text
 }
 
 // differences says that a verification found some, nil if it did not.
 func (r *Report) differences() *Failure {
-	if r.Findings == 0 && len(r.Unread) > 0 {
+	if r.Findings == r.Repaired && len(r.Unread) > 0 {
 		f := &Failure{Kind: KindFailed, Text: "not all backends could be compared"}
 		for _, name := range slices.Sorted(maps.Keys(r.Unread)) {
 			f.Text += fmt.Sprintf("; %s: %s", name, r.Unread[name])
 		}
 		return f
 	}
-	if r.Findings == 0 {
+	if r.Findings == r.Repaired {
 		return nil
 	}
 	f := &Failure{Kind: KindDifferent, Text: fmt.Sprintf("the backends differ: %d findings", r.Findings)}
+	if r.Repaired > 0 {
+		f.Text += fmt.Sprintf(", %d repaired", r.Repaired)
+	}
 	if len(r.Degraded) > 0 {
 		f.Text += fmt.Sprintf(", degraded %v", r.Degraded)
 		f.Hint = "when its disk is sound: zeoraid recover " + r.Degraded[0] + " -wait"

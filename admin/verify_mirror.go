@@ -10,7 +10,7 @@ import (
 // its end.
 func verifyMirror(ctx context.Context, m *raidstorage.Mirror, q Request, progress func(Verify)) (*Report, error) {
 	r, err := m.Verify(ctx, raidstorage.VerifyOptions{
-		Blobs: q.Blobs, KeepAll: q.KeepAll, BytesPerSecond: q.BytesPerSecond,
+		Blobs: q.Blobs, Repair: q.Repair, KeepAll: q.KeepAll, BytesPerSecond: q.BytesPerSecond,
 		Progress: func(p raidstorage.VerifyProgress) { progress(verifyOf(p)) },
 	})
 	if err != nil {
@@ -31,7 +31,7 @@ func reportOf(r raidstorage.VerifyReport) *Report {
 			break // a line of the answer has a bound; Findings counts all
 		}
 		report.Listed = append(report.Listed, Finding{
-			Backend: f.Backend, Kind: string(f.Kind), OID: OID(f.OID), TID: TID(f.TID), Detail: oneLine(f.Detail), Wrong: f.Wrong, Text: text,
+			Backend: f.Backend, Kind: string(f.Kind), OID: OID(f.OID), TID: TID(f.TID), Detail: oneLine(f.Detail), Wrong: f.Wrong, Repaired: f.Repaired, Text: text,
 		})
 	}
 	for name, why := range r.Unread {
@@ -46,6 +46,6 @@ func reportOf(r raidstorage.VerifyReport) *Report {
 func verifyOf(p raidstorage.VerifyProgress) Verify {
 	return Verify{
 		Phase: string(p.Phase), TID: TID(p.TID), Through: TID(p.Through), OID: OID(p.OID),
-		Transactions: p.Transactions, Objects: p.Objects, Bytes: p.Bytes, Findings: p.Findings,
+		Transactions: p.Transactions, Objects: p.Objects, Bytes: p.Bytes, Findings: p.Findings, Repaired: p.Repaired,
 	}
 }

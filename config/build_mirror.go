@@ -152,6 +152,9 @@ func scrub(s *section, v *raidstorage.Scrub) {
 		return d, err
 	}, 0, maxScrubInterval)
 	s.bytes("scrub-rate", &v.BytesPerSecond, minScrubRate, maxScrubRate)
+	repair := true
+	s.boolean("scrub-repair", &repair)
+	v.NoRepair = !repair
 }
 
 // timeouts reads the keys of our own, and gocept.zeoraid's timeout for all of them.

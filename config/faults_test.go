@@ -176,7 +176,7 @@ func faultCases() []faultCase {
 				"zeo.conf:21: catch-up-ratio: 1 is not between 1.01 and 1000",
 				"zeo.conf:22: catch-up-max-delay: 48h0m0s is not between 1ms and 24h0m0s",
 				`zeo.conf:23: unknown key "quorum" in <raidstorage a/b>; known are state-dir, write-quorum, start-quorum, ` +
-					"read-policy, auto-recover, spare-after, catch-up-ratio, catch-up-max-delay, scrub-interval, scrub-rate, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
+					"read-policy, auto-recover, spare-after, catch-up-ratio, catch-up-max-delay, scrub-interval, scrub-rate, scrub-repair, timeout, open-timeout, vote-timeout, finish-timeout, read-timeout, " +
 					"pack-timeout, pack-compare-rate, read-only, cluster-mode, fail-mode, blob-dir, shared-blob-dir",
 				"zeo.conf:24: scrub-interval: 1s is neither at least 1m0s nor off",
 				"zeo.conf:25: scrub-rate: 5 is not between 1024 and 1099511627776",

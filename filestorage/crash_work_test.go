@@ -88,6 +88,7 @@ type crashWorkload struct {
 	run       func(w *crashWork)
 	blobs     bool
 	saveAfter int64 // see Options.SaveIndexAfter
+	own       bool  // another test than TestCrashCampaign judges it
 }
 
 func (l crashWorkload) options(dir string, seed uint64) filestorage.Options {
@@ -106,6 +107,7 @@ func crashWorkloads() map[string]crashWorkload {
 		"index":  {run: (*crashWork).indexes, saveAfter: 1000},
 		"blob":   {run: (*crashWork).blobs, blobs: true},
 		"settle": {run: (*crashWork).settles},
+		"mend":   {run: (*crashWork).mends, blobs: true, own: true},
 	}
 }
 

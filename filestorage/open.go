@@ -45,6 +45,9 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 	if err == nil && !opts.ReadOnly {
 		err = s.clearPack()
 	}
+	if err == nil {
+		s.finishMending()
+	}
 	if err == nil && opts.BlobDir != "" {
 		s.blobs, err = openBlobDir(opts.BlobDir, s.readOnly, s.sync)
 	}

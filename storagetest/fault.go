@@ -54,6 +54,8 @@ const (
 	CallTruncate       Call = "truncate"
 	CallSize           Call = "size"
 	CallCurrentRecords Call = "currentrecords"
+	CallMend           Call = "mend" // of a record, or the last step of a blob's
+	CallStageBlob      Call = "stageblob"
 
 	// CallNotify is one invalidation on its way to one subscriber. It comes at its
 	// own time, so that CallAny does not count it. Fail loses it; other kinds only

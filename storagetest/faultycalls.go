@@ -188,6 +188,57 @@ func (f *FaultyStorage) Size(ctx context.Context) (objects, bytes int64, err err
 	return size[0], size[1], err
 }
 
+// CheckRecord asks the wrapped storage. One that is no Mender says that it cannot tell.
+func (f *FaultyStorage) CheckRecord(data []byte) (bool, error) {
+	m, err := raidstorage.Can[raidstorage.Mender](f.inner)
+	if err != nil {
+		return false, nil
+	}
+	return m.CheckRecord(data)
+}
+
+// MendRecord is CallMend.
+func (f *FaultyStorage) MendRecord(ctx context.Context, oid raidstorage.OID, tid raidstorage.TID, damaged, good []byte) (string, error) {
+	return capable(ctx, f, f.enter(CallMend, oid, tid, nil), func(ctx context.Context, m raidstorage.Mender) (string, error) {
+		return m.MendRecord(ctx, oid, tid, damaged, good)
+	})
+}
+
+// BlobStamp asks the wrapped storage.
+func (f *FaultyStorage) BlobStamp(ctx context.Context, oid raidstorage.OID, tid raidstorage.TID) (string, error) {
+	m, err := raidstorage.Can[raidstorage.Mender](f.inner)
+	if err != nil {
+		return "", err
+	}
+	return m.BlobStamp(ctx, oid, tid)
+}
+
+// StageBlob is CallStageBlob.
+func (f *FaultyStorage) StageBlob(ctx context.Context, oid raidstorage.OID, tid raidstorage.TID, good raidstorage.BlobSum, blob io.Reader) (raidstorage.BlobMend, error) {
+	staged, err := capable(ctx, f, f.enter(CallStageBlob, oid, tid, nil), func(ctx context.Context, m raidstorage.Mender) (raidstorage.BlobMend, error) {
+		return m.StageBlob(ctx, oid, tid, good, blob)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return faultyMend{staged, f, oid, tid}, nil
+}
+
+// faultyMend makes Place a CallMend.
+type faultyMend struct {
+	raidstorage.BlobMend
+	f   *FaultyStorage
+	oid raidstorage.OID
+	tid raidstorage.TID
+}
+
+// Place implements raidstorage.BlobMend.
+func (m faultyMend) Place(ctx context.Context, damaged string) (string, error) {
+	return do(ctx, m.f.enter(CallMend, m.oid, m.tid, nil), func(ctx context.Context) (string, error) {
+		return m.BlobMend.Place(ctx, damaged)
+	}, nil)
+}
+
 // capable is a call of an optional interface of the wrapped storage.
 func capable[C, T any](ctx context.Context, f *FaultyStorage, c *call, inner func(context.Context, C) (T, error)) (T, error) {
 	return do(ctx, c, func(ctx context.Context) (T, error) {

@@ -104,8 +104,12 @@ func (d details) scrub(s *admin.Scrub) {
 }
 
 func compared(v *admin.Verify) string {
-	return fmt.Sprintf("%s: %s, %s, %d bytes compared, %s", v.Phase, counted(v.Transactions, "transaction", "transactions"),
+	text := fmt.Sprintf("%s: %s, %s, %d bytes compared, %s", v.Phase, counted(v.Transactions, "transaction", "transactions"),
 		counted(v.Objects, "object", "objects"), v.Bytes, counted(v.Findings, "finding", "findings"))
+	if v.Repaired > 0 {
+		text += fmt.Sprintf(", %d of them repaired", v.Repaired)
+	}
+	return text
 }
 
 func (d details) backend(b admin.Backend) {
@@ -124,6 +128,9 @@ func (d details) backend(b admin.Backend) {
 	}
 	d.fact("counters", "%s (%d failed), %s, %s", counted(b.Counters.Loads, "load", "loads"), b.Counters.LoadErrors,
 		counted(b.Counters.Commits, "commit", "commits"), counted(b.Counters.Faults, "fault", "faults"))
+	if n := b.Counters.Repairs; n > 0 {
+		d.fact("repairs", "%d; what was there is kept, see the history", n)
+	}
 	if b.Latency > 0 {
 		d.fact("latency", "%v", b.Latency)
 	}

@@ -59,6 +59,7 @@ type machine struct {
 	nodes   []node
 	scratch []byte
 	refs    []raidstorage.OID
+	anyID   bool // persistent ids are not looked at
 
 	// First places of the slices above: enough for usual records.
 	stack0 [48]value

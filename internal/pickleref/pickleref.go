@@ -119,3 +119,19 @@ func IsBlob(record []byte) bool {
 	v, err := m.run()
 	return err == nil && m.isGlobal(v, "ZODB.blob", "Blob")
 }
+
+// Check looks whether record is two pickles, and returns how many bytes follow them. A
+// persistent id may have any form. An *Error says that it cannot be two pickles.
+func Check(record []byte) (rest int, err error) {
+	var m machine
+	if err := m.init(record); err != nil {
+		return 0, err
+	}
+	m.anyID = true
+	for range 2 { // class and state
+		if _, err := m.run(); err != nil {
+			return 0, err
+		}
+	}
+	return len(record) - m.pos, nil
+}

@@ -220,7 +220,7 @@ func (m *machine) persistent(op byte, arg span) error {
 			return m.fail("too few values on the stack")
 		}
 	}
-	if id.kind == kindList { // weak, or of another database
+	if m.anyID || id.kind == kindList { // weak, or of another database
 		return m.push(value{})
 	}
 	if id.kind == kindTuple {
