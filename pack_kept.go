@@ -21,6 +21,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/hashicorp/go-multierror"
 )
 
 // KeptFinder is a GarbageFinder that knows the rule of Python's FileStorage, too. A mirror
@@ -55,7 +57,8 @@ func (m *Mirror) FindKept(ctx context.Context, through TID, decide func(context.
 // *InvalidError.
 type apartError struct {
 	refusal *InvalidError
-	anew    bool // another attempt may find none
+	anew    bool  // another attempt may find none
+	kept    []OID // what is in the way
 }
 
 func (e *apartError) Error() string { return e.refusal.Error() }
@@ -76,6 +79,9 @@ func (p *packing) decide(ctx context.Context) error {
 			return err
 		}
 		if attempt == maxPrepares || !apart.anew && p.packTime(p.m.view.Load()) <= p.through {
+			if lacks := p.faultLacking(ctx, apart.kept); lacks != nil {
+				return lacks
+			}
 			return apart
 		}
 		p.m.cfg.Logger.Info("the pack begins anew", "tid", p.through, "err", err)
@@ -142,9 +148,41 @@ func (p *packing) keptByLater(oids []OID) error {
 	if n := len(oids) - 1; n > 0 {
 		objects += fmt.Sprintf(" and %d more", n)
 	}
-	return &apartError{refusal: &InvalidError{Op: "pack", Reason: fmt.Sprintf(
+	return &apartError{kept: oids, refusal: &InvalidError{Op: "pack", Reason: fmt.Sprintf(
 		"%s could not be reached at %v, and what was written later leads to it or repeats it: backends that find the garbage themselves, as ZEO servers do, would drop it; pack to a later time, when it could be reached again, or to an earlier one",
 		objects, p.through)}}
+}
+
+// faultLacking degrades, after a pack that was interrupted, the backends that lack what is
+// in the way of making it again: they have packed, and those objects were linked again
+// since. It returns nil if there are none, or all are needed. Nothing is packed meanwhile.
+func (p *packing) faultLacking(ctx context.Context, kept []OID) error {
+	m := p.m
+	if m.unfinished() == nil {
+		return nil
+	}
+	v := m.view.Load()
+	lacks := make(map[*session]*DifferenceError)
+	for _, oid := range kept {
+		serials, err := serialsAt(ctx, m, v.sessions, oid, v.last+1)
+		if err != nil {
+			return err
+		}
+		for i, s := range v.sessions {
+			if newest := slices.Max(serials); serials[i] != newest {
+				note(lacks, s, oid, serials[i], newest).Hint = packedApart
+			}
+		}
+	}
+	if len(v.sessions)-len(lacks) < max(m.tuned().WriteQuorum, m.tuned().StartQuorum) {
+		return nil
+	}
+	var errs *multierror.Error
+	for s, lack := range lacks {
+		errs = gather(errs, &BackendError{Backend: s.b.cfg.Name, Op: "compare after a pack that was interrupted", Err: lack})
+		m.fault(s, lack)
+	}
+	return errs.ErrorOrNil()
 }
 
 // undoneSince tells whether an undo may have changed, since the garbage was found, what

@@ -445,3 +445,48 @@ func TestAPackOfBothKindsWaitsForOneThatIsSlowToTell(t *testing.T) {
 		w.wantPacked(through)
 	})
 }
+
+// After a pack that was interrupted one may have packed and the others not: if what it has
+// dropped is linked again then it is not in sync any more, and the pack is made again
+// without it.
+func TestAnInterruptedPackThatOneHasMadeAndIsRefused(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.makeSelfish("b3")
+		w.cfg.WriteQuorum, w.cfg.StartQuorum = 2, 2
+		m := w.start()
+		through := w.tree(m)[2]
+		w.wait(m)
+		for _, b := range []string{"b1", "b2"} {
+			w.backend(b).Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1, Hook: func() {
+				<-time.After(time.Millisecond) // simulated; b3 has packed
+				w.reg.cut()
+				for _, b := range []string{"b1", "b2", "b3"} {
+					w.backend(b).CutOff()
+				}
+			}})
+		}
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true}); err == nil {
+			t.Fatal("the pack of a dead process succeeded")
+		}
+		w.crash(m)
+		wantData(t, w.mem.stores[0], 11, storagetest.Pickled("below garbage"))
+		wantData(t, w.mem.stores[2], 11, "")
+		m = w.start()
+		w.mustCommit(m, 0, storagetest.Pickled("root", 1, 10))
+		<-time.After(time.Minute) // the tids of a new process begin later than the clock
+		w.wait(m)
+		m.Close()
+		w.cfg.AutoRecover = raidstorage.AutoRecoverOn
+		m = w.start()
+		<-time.After(time.Hour) // simulated
+		if s := status(t, m, "b3"); s.State == raidstorage.StateInSync {
+			t.Error("b3 is in sync and lacks what can be reached")
+		}
+		w.wantInSync("b1", "b2")
+		if r := w.record(); r.Unfinished != nil || len(r.Unpacked) != 1 || r.Lock != nil {
+			t.Errorf("the record is %+v", r)
+		}
+		wantData(t, m, 11, storagetest.Pickled("below garbage"))
+		w.wantEqual("b1", "b2")
+	})
+}

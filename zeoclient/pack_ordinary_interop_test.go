@@ -55,7 +55,9 @@ func TestPacksOfABusyMirrorOfAFileAndAPythonServer(t *testing.T) {
 		}
 	})
 	for n := range packs {
-		time.Sleep(100 * time.Millisecond) // of work, in real time as Python's is
+		for range 5 {
+			w.step(ctx)
+		}
 		through := raidstorage.MaxTID
 		switch n % 3 {
 		case 1: // as zeopack asks
