@@ -77,7 +77,9 @@ const voteFirst = 100 * time.Millisecond
 
 // lastTransaction that was sent behind a vote is answered after it, as by Python's server,
 // which votes at once: so one who asks for the last tid under the lock, far away, need not
-// ask again. Not so where the vote has to wait, for others' transactions.
+// ask again. Not so where the vote has to wait, for others' transactions. It waits in a
+// goroutine of its own: in the slow lane the lock would be held for as long as a history
+// takes. There is one for each vote, however often a client asks.
 func (c *conn) lastTransaction(k call, _ *arguments) error {
 	answer := func() { c.store.order.answer(func(o *order) { k.reply(zeowire.TID(o.last)) }) }
 	voted := c.voting()
@@ -85,7 +87,7 @@ func (c *conn) lastTransaction(k call, _ *arguments) error {
 		answer()
 		return nil
 	}
-	return c.slow.add(k.method, func() {
+	c.spawn(k.method, func() {
 		timer := time.NewTimer(voteFirst)
 		defer timer.Stop()
 		select {
@@ -95,10 +97,11 @@ func (c *conn) lastTransaction(k call, _ *arguments) error {
 		}
 		answer()
 	})
+	return nil
 }
 
 // voting returns a channel that is closed when the vote under way is answered, nil if
-// there is none.
+// there is none, or if somebody waits for it already.
 func (c *conn) voting() <-chan struct{} {
 	t := c.current()
 	if t == nil {
@@ -106,9 +109,10 @@ func (c *conn) voting() <-chan struct{} {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state != voting {
+	if t.state != voting || t.awaited {
 		return nil
 	}
+	t.awaited = true
 	return t.done
 }
 

@@ -36,6 +36,7 @@ type txn struct {
 	state   txnState
 	cancel  context.CancelFunc // of the vote under way
 	done    chan struct{}      // closed when the last vote was answered
+	awaited bool               // lastTransaction waits for done
 	timer   *time.Timer        // of the transaction timeout
 	settled bool
 

@@ -48,7 +48,7 @@ func (c *conn) vote(k call, args *arguments) error {
 		place = c.store.turn.join(t)
 	}
 	ctx, cancel := context.WithCancel(c.dead)
-	t.state, t.cancel, t.done = voting, cancel, make(chan struct{})
+	t.state, t.cancel, t.done, t.awaited = voting, cancel, make(chan struct{}), false
 	c.spawn(k.method, func() {
 		defer cancel()
 		defer close(t.done)
