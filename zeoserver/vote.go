@@ -70,7 +70,9 @@ func (t *txn) runVote(ctx context.Context, k call, place *turnWaiter) {
 	t.mu.Lock()
 	answer := oidList(t.vote.Changed)
 	t.state = voted
-	if conflicts != nil {
+	if conflicts == nil {
+		t.before = t.ticket.before
+	} else {
 		t.state = resolving
 		answer = zeowire.List(conflicts...)
 	}
