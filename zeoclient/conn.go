@@ -74,7 +74,6 @@ type conn struct {
 	early      raidstorage.TID
 	registered bool
 	in         *bufio.Reader            // what the reader reads
-	behind     *call                    // the last finish that nobody waited for; the commit slot's
 	unflushed  []raidstorage.LoadAnswer // answered, see startload.go; the reader's
 
 	mu        sync.Mutex // guards the fields below

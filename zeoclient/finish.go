@@ -90,9 +90,15 @@ func (t *txn) SendFinish(ctx context.Context) (func(context.Context) error, erro
 		<-t.s.commit
 		return nil, c.mapped(k.name, err)
 	}
-	c.behind = k
+	t.s.behind = &sentFinish{c, k}
 	<-t.s.commit
 	return func(ctx context.Context) error { return c.finished(ctx, k) }, nil
+}
+
+// sentFinish is a finish that nobody waited for before the next vote.
+type sentFinish struct {
+	c *conn
+	k *call
 }
 
 // finished waits for a finish that was sent. If it fails the connection is given up.

@@ -90,6 +90,7 @@ func (c *conn) reply(m zeowire.Message) error {
 	if k.then != nil {
 		k.then(k.err)
 	}
+	k.take = nil // the last finish that was sent is kept, see SendFinish: not so its data
 	close(k.done)
 	return violated
 }

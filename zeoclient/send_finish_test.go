@@ -83,6 +83,16 @@ func TestTheNextVoteGoesBehindAFinish(t *testing.T) {
 	if last, err := s.LastTID(bounded(t)); last != 20 || err != nil {
 		t.Errorf("LastTID: %v, %v", last, err)
 	}
+	third, _, err := restoring(t, s, 30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wait, err = third.SendFinish(bounded(t)); err != nil || wait(bounded(t)) != nil {
+		t.Fatalf("the third finish: %v", err)
+	}
+	if s.behind == nil || s.behind.k.take != nil {
+		t.Error("the data of a finish that was answered is kept")
+	}
 }
 
 // TestNothingFinishesBehindAFinishThatFailed has a server refuse a finish that was sent:
@@ -125,5 +135,32 @@ func TestNothingFinishesBehindAFinishThatFailed(t *testing.T) {
 				t.Errorf("the vote after that: %v", err)
 			}
 		})
+	}
+}
+
+// TestTheVoteAfterALostFinishFails loses the connection before the next vote, which goes
+// over another one: it must not succeed where the finish may not have.
+func TestTheVoteAfterALostFinishFails(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	f.setHook(func(_ *fakeConn, m zeowire.Message) bool { return m.Name == zeowire.TPCFinish })
+	s := connectTo(t, f, nil)
+	first, _, err := restoring(t, s, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait, err := first.SendFinish(bounded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.cut()
+	if err := wait(bounded(t)); err == nil {
+		t.Error("nobody says that the finish was lost")
+	}
+	if _, _, err := restoring(t, s, 20); err == nil {
+		t.Error("the vote behind it succeeded")
+	}
+	if _, vote, err := restoring(t, s, 30); err != nil || vote.Last != 0 {
+		t.Errorf("the vote after that: %v, last %v", err, vote.Last)
 	}
 }

@@ -25,6 +25,7 @@ type Storage struct {
 	notes   notifier
 	fresh   allocator
 	commit  chan struct{} // one slot: a connection has one transaction at a time
+	behind  *sentFinish   // the last finish that was sent and not waited for; commit guards it
 	phantom atomic.Uint64 // the last one that a server told of, see checkClaim
 	shown   atomic.Uint64 // the greatest tid in any reply; the server may not have told of it
 

@@ -48,6 +48,8 @@ func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
 		t.end()
 		return raidstorage.Vote{}, err
 	}
+	behind := t.s.behind
+	t.s.behind = nil
 	c, err := t.s.connection(ctx)
 	if err == nil && c.readOnly { // since the transaction began
 		err = &raidstorage.ReadOnlyError{Storage: t.s.Name()}
@@ -58,7 +60,7 @@ func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
 		return raidstorage.Vote{}, err
 	}
 	t.c, t.id = c, c.ids.Add(1)
-	vote, err := t.vote(ctx)
+	vote, err := t.vote(ctx, behind)
 	if err != nil {
 		t.rollback()
 		return raidstorage.Vote{}, err
@@ -100,11 +102,10 @@ func (t *txn) rollback() {
 	<-t.s.commit
 }
 
-func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
-	behind := t.c.behind
-	t.c.behind = nil
-	if behind != nil && t.asks() { // the answers depend on it
-		if err := t.c.finished(ctx, behind); err != nil {
+func (t *txn) vote(ctx context.Context, behind *sentFinish) (raidstorage.Vote, error) {
+	// The answers to questions depend on it, and over another connection nothing is behind it.
+	if behind != nil && (behind.c != t.c || t.asks()) {
+		if err := behind.c.finished(ctx, behind.k); err != nil {
 			return raidstorage.Vote{}, err
 		}
 		behind = nil
@@ -146,7 +147,7 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 		return raidstorage.Vote{}, t.c.mapped(lastCall.name, err)
 	}
 	if behind != nil { // our server may answer that after both
-		if err := t.c.finished(ctx, behind); err != nil {
+		if err := t.c.finished(ctx, behind.k); err != nil {
 			return raidstorage.Vote{}, err
 		}
 		floor = max(floor, raidstorage.TID(t.c.seen.Load()))

@@ -49,6 +49,7 @@ type ticket struct {
 	oids      []raidstorage.OID
 	reply     func(w *zeowire.Writer) error // to the committer
 	published chan struct{}                 // closed when t has left the order
+	before    chan struct{}                 // published of the last one before it that may have to wait; nil: there was none
 	late      *time.Timer                   // runs while it waits for a notification, else nil
 	overdue   bool                          // it has waited long enough
 }
@@ -116,6 +117,11 @@ func (o *order) voted(c *conn, after raidstorage.TID) *ticket {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t := &ticket{after: after, conn: c, published: make(chan struct{})}
+	for _, earlier := range o.pending {
+		if earlier.published != nil { // else it is foreign, and goes with the one before it
+			t.before = earlier.published
+		}
+	}
 	o.pending = append(o.pending, t)
 	return t
 }

@@ -121,6 +121,36 @@ func TestAnObjectCreatedWhileItIsLoadedIsFound(t *testing.T) {
 	})
 }
 
+// Who asks for the last tid while it has the lock is told of a transaction whose finish
+// is under way: not before it is published, nor is an older one the last.
+func TestTheLastTransactionUnderTheLockCountsFinishesUnderWay(t *testing.T) {
+	t.Parallel()
+	s := newStall()
+	srv := serve(t, serving(s))
+	one, two, other := srv.connect(t), srv.connect(t), srv.connect(t)
+	g := newGate(t)
+	defer g.release()
+	hold := func(raidstorage.TID) { g.pass() }
+	s.finished.Store(&hold)
+	one.stage(1, write{1, 0, "one"})
+	one.must("vote", number(1))
+	finish := one.begin("tpc_finish", number(1))
+	<-g.arrived
+	two.stage(1, write{2, 0, "two"})
+	two.must("vote", number(1))
+	asked := two.begin("lastTransaction")
+	if got := other.must("lastTransaction"); !got.Equal(zeowire.TID(0)) {
+		t.Errorf("others hear of %v, which is not published", got)
+	}
+	g.release()
+	v, _ := one.wait(finish)
+	want, _ := v.TID()
+	v, _ = two.wait(asked)
+	if got, _ := v.TID(); got != want {
+		t.Errorf("the last tid under the lock is %v, want %v", got, want)
+	}
+}
+
 func TestOverlappingFinishesArePublishedInOrder(t *testing.T) {
 	t.Parallel()
 	s := newStall()

@@ -1,13 +1,16 @@
 package zeoserver_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
+	"github.com/zeoraid/raidstorage/memstorage"
 	"github.com/zeoraid/raidstorage/zeoserver"
 )
 
@@ -73,13 +76,55 @@ func TestTheLastTransactionBehindAVote(t *testing.T) {
 	holder.stage(1, write{2, 0, "x"})
 	holder.must("vote", number(1))
 	c.stage(2, write{100, 0, "y"})
-	vote, asked := c.send("vote", number(2)), c.send("lastTransaction")
+	vote, asked, again := c.send("vote", number(2)), c.send("lastTransaction"), c.send("lastTransaction")
 	c.flush()
+	if first := c.reply(vote, asked, again); first.ID != again {
+		t.Error("the second question was kept back, too")
+	}
 	if first := c.reply(vote, asked); first.ID != asked {
 		t.Error("the vote did not wait for the other client")
 	}
 	holder.must("tpc_finish", number(1))
 	c.reply(vote)
+}
+
+// slowHistory is a storage whose history takes its time.
+type slowHistory struct {
+	*memstorage.Storage
+	gate *gate
+}
+
+func (s slowHistory) History(ctx context.Context, oid raidstorage.OID, limit int) ([]raidstorage.TxnInfo, error) {
+	s.gate.pass()
+	return s.Storage.History(ctx, oid, limit)
+}
+
+// A committer holds the lock until it knows the last tid: a history, a log or another
+// slow answer that its connection waits for must not keep that back.
+func TestTheLastTransactionBehindAVoteDoesNotWaitForSlowAnswers(t *testing.T) {
+	t.Parallel()
+	g := newGate(t)
+	srv := serve(t, serving(slowHistory{memstorage.New("slow"), g}))
+	defer g.release() // before the server closes
+	c := srv.connect(t)
+	last := c.commit(write{1, 0, "x"})
+	slow := c.send("history", oid(1), number(1))
+	c.flush()
+	<-g.arrived
+	c.stage(2, write{2, 0, "y"})
+	vote, asked := c.send("vote", number(2)), c.send("lastTransaction")
+	c.flush()
+	for _, want := range []zeowire.ID{vote, asked} {
+		m := c.reply(vote, asked, slow)
+		if m.ID != want {
+			t.Fatalf("reply %v, want %v", m.ID, want)
+		}
+		if got, _ := m.Args.TID(); want == asked && got != last {
+			t.Errorf("the last tid is %v, want %v", got, last)
+		}
+	}
+	g.release()
+	c.reply(slow)
 }
 
 // reply returns the next reply that is one of these.

@@ -77,39 +77,66 @@ const voteFirst = 100 * time.Millisecond
 
 // lastTransaction that was sent behind a vote is answered after it, as by Python's server,
 // which votes at once: so one who asks for the last tid under the lock, far away, need not
-// ask again. Not so where the vote has to wait, for others' transactions.
+// ask again. Not so where the vote has to wait, for others' transactions. One whose finish
+// is under way when the vote is answered counts: the answer waits until it is published.
+//
+// It waits in a goroutine of its own: in the slow lane the lock would be held for as long
+// as a history takes. There is one at a time, however often a client asks.
 func (c *conn) lastTransaction(k call, _ *arguments) error {
 	answer := func() { c.store.order.answer(func(o *order) { k.reply(zeowire.TID(o.last)) }) }
-	voted := c.voting()
-	if voted == nil {
+	t := c.current()
+	if t == nil || !t.await() {
 		answer()
 		return nil
 	}
-	return c.slow.add(k.method, func() {
-		timer := time.NewTimer(voteFirst)
-		defer timer.Stop()
-		select {
-		case <-voted:
-		case <-timer.C:
-		case <-c.dead.Done():
-		}
+	if err := c.ending(); err != nil { // many transactions may be given up meanwhile
+		return err
+	}
+	c.spawn(k.method, func() {
+		defer func() { <-c.ends }()
+		t.awaitLast()
 		answer()
 	})
+	return nil
 }
 
-// voting returns a channel that is closed when the vote under way is answered, nil if
-// there is none.
-func (c *conn) voting() <-chan struct{} {
-	t := c.current()
-	if t == nil {
-		return nil
-	}
+// await tells whether the last tid has to wait for t. If so, awaitLast follows.
+func (t *txn) await() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state != voting {
-		return nil
+	if t.awaited || t.state != voting && (t.state != voted || t.before == nil) {
+		return false
 	}
-	return t.done
+	t.awaited = true
+	return true
+}
+
+// awaitLast waits for the vote, not for long, and for what is before it in the order: that
+// is finishing.
+func (t *txn) awaitLast() {
+	timer := time.NewTimer(voteFirst)
+	defer timer.Stop()
+	dead := t.c.dead.Done()
+	t.mu.Lock()
+	done := t.done
+	t.mu.Unlock()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-dead:
+	}
+	t.mu.Lock()
+	before := t.before
+	t.mu.Unlock()
+	if before != nil {
+		select {
+		case <-before:
+		case <-dead:
+		}
+	}
+	t.mu.Lock()
+	t.awaited = false
+	t.mu.Unlock()
 }
 
 // getInvalidations is what a client with a cache asks when it comes back. It answers

@@ -36,6 +36,8 @@ type txn struct {
 	state   txnState
 	cancel  context.CancelFunc // of the vote under way
 	done    chan struct{}      // closed when the last vote was answered
+	before  chan struct{}      // once voted, closed when the transactions before it are published; may be nil
+	awaited bool               // lastTransaction waits for done, or before
 	timer   *time.Timer        // of the transaction timeout
 	settled bool
 

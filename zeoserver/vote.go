@@ -48,7 +48,7 @@ func (c *conn) vote(k call, args *arguments) error {
 		place = c.store.turn.join(t)
 	}
 	ctx, cancel := context.WithCancel(c.dead)
-	t.state, t.cancel, t.done = voting, cancel, make(chan struct{})
+	t.state, t.cancel, t.done, t.awaited = voting, cancel, make(chan struct{}), false
 	c.spawn(k.method, func() {
 		defer cancel()
 		defer close(t.done)
@@ -70,7 +70,9 @@ func (t *txn) runVote(ctx context.Context, k call, place *turnWaiter) {
 	t.mu.Lock()
 	answer := oidList(t.vote.Changed)
 	t.state = voted
-	if conflicts != nil {
+	if conflicts == nil {
+		t.before = t.ticket.before
+	} else {
 		t.state = resolving
 		answer = zeowire.List(conflicts...)
 	}
