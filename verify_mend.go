@@ -6,8 +6,9 @@ package raidstorage
 // right is told by
 //
 //	majority   more than half of all that are in sync then hold the same bytes, and
-//	           more than half of all that were compared: one that dropped out
-//	           meanwhile must not make the damaged copy the one that most hold
+//	           more than half of all that were compared: neither one that dropped out
+//	           meanwhile nor one that came in, and may have copied the damage, must
+//	           make the damaged copy the one that most hold
 //	pickles    where the mirror has two full backends, both in sync: the data of one
 //	           cannot be two pickles, and those of the other one, as long, are
 //
@@ -189,13 +190,17 @@ func (h heldRecord) same(other heldRecord) bool {
 func (v *verification) decide(known []heldRecord) (right *heldRecord, reason string) {
 	const none = "no copy has a majority of those in sync"
 	for i := range known {
-		votes := 0
+		votes, compared := 0, 0
 		for _, h := range known {
-			if h.same(known[i]) {
-				votes++
+			if !h.same(known[i]) {
+				continue
+			}
+			votes++
+			if slices.ContainsFunc(v.sides, func(x *side) bool { return x.session == h.s }) {
+				compared++
 			}
 		}
-		if 2*votes > v.electorate() {
+		if 2*votes > len(v.m.record.InSync) && 2*compared > len(v.sides) {
 			right = &known[i]
 		}
 	}

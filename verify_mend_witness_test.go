@@ -1,0 +1,32 @@
+package raidstorage_test
+
+import "testing"
+
+// One that comes in sync between the comparison and the repair was not compared, and may
+// have copied the damage: it must not make that the one that most hold.
+func TestRepairDoesNotCountWhoWasNotCompared(t *testing.T) {
+	t.Parallel()
+	d := newDisks(t, 3)
+	d.cfg.WriteQuorum = 1
+	d.fill()
+	d.disable("b3")
+	d.hurtBy(func() {
+		d.rot(0, "another object", 3, "#")
+		d.rot(2, "another object", 3, "#")
+	})
+	joined := false
+	d.onIterate("b2", d.tids[3], 1, func() {
+		joined = true
+		if err := d.m.Recover(t.Context(), "b3"); err != nil {
+			t.Error(err)
+		}
+	})
+	if report := d.repair(); report.Repaired != 0 || report.Findings == 0 || len(report.Degraded) > 0 {
+		t.Errorf("the report is %+v", report)
+	}
+	if !joined {
+		t.Error("b3 did not come back")
+	}
+	d.wantUnchanged()
+	d.wantInSync("b1", "b2", "b3")
+}
