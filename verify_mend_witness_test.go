@@ -1,6 +1,9 @@
 package raidstorage_test
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 // One that comes in sync between the comparison and the repair was not compared, and may
 // have copied the damage: it must not make that the one that most hold.
@@ -29,4 +32,25 @@ func TestRepairDoesNotCountWhoWasNotCompared(t *testing.T) {
 	}
 	d.wantUnchanged()
 	d.wantInSync("b1", "b2", "b3")
+}
+
+// Two whose blobs are one file, as a copy made of links leaves them, are one witness.
+func TestRepairCountsALinkedBlobOnce(t *testing.T) {
+	t.Parallel()
+	d := newDisks(t, 3)
+	d.fill()
+	d.hurtBy(func() {
+		d.rewriteBlob(0, "what the blob hXlds")
+		path := d.blob(1)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(d.blob(0), path); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if report := d.repair(); report.Repaired != 0 || report.Findings == 0 {
+		t.Errorf("the report is %+v", report)
+	}
+	d.wantUnchanged()
 }
