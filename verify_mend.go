@@ -71,12 +71,22 @@ func (v *verification) mends() bool { return v.opts.Repair && !v.opts.KeepAll }
 // mendRecord decides about a record, of which the data or the blob differ, and mends the
 // wrong copies. It returns the findings that take the place of found.
 func (v *verification) mendRecord(ctx context.Context, oid OID, tid TID, found []Finding) ([]Finding, error) {
-	decided, blob, err := v.mendData(ctx, oid, tid, found)
-	if err != nil || !blob {
-		return decided, err
+	if v.vain >= maxVain {
+		return because(found, fmt.Sprintf("%d others were not repaired, so no more is tried", maxVain)), nil
 	}
-	return v.mendBlobs(ctx, oid, tid, found)
+	decided, blob, err := v.mendData(ctx, oid, tid, found)
+	if err == nil && blob {
+		decided, err = v.mendBlobs(ctx, oid, tid, found)
+	}
+	if len(decided) > 0 && !slices.ContainsFunc(decided, func(f Finding) bool { return f.Repaired }) {
+		v.vain++
+	}
+	return decided, err
 }
+
+// maxVain is how many records a verification tries to mend in vain. Each try reads the
+// transaction again, of all backends, with the commit slot held.
+const maxVain = 100
 
 // holdSlot takes the commit slot, with everything settled.
 func (m *Mirror) holdSlot(ctx context.Context) error {
