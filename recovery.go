@@ -454,6 +454,9 @@ func (r *recovery) roles() map[*backend]MemberRole {
 // enter writes the record, then counts on the target.
 func (r *recovery) enter(ctx context.Context, last TID) error {
 	m, name := r.m, r.b.cfg.Name
+	if !r.opts.Full && slices.Contains(m.record.Damaged, name) {
+		return fmt.Errorf("a verification found damage meanwhile: the whole is to be compared")
+	}
 	next := m.record.next(m.now(), name+" recovered")
 	next.Disabled = slices.DeleteFunc(next.Disabled, func(n string) bool { return n == name })
 	next.Unpacked = slices.DeleteFunc(next.Unpacked, func(n string) bool { return n == name })

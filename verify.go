@@ -165,6 +165,7 @@ type verification struct {
 	sides  []*side
 	wrong  map[string]bool // by backend: the others tell that it is, in this part of the run
 	hurt   map[string]bool // by backend: it was not mended, and is to be degraded
+	vain   int             // how many records were to be mended, and none of their copies was
 	kept   bool            // they were not degraded, as too few would have stayed
 	found  []Finding       // of the transaction or object at hand
 	broken []Finding       // of what could not be read, not settled yet

@@ -6,8 +6,9 @@ package raidstorage
 // right is told by
 //
 //	majority   more than half of all that are in sync then hold the same bytes, and
-//	           more than half of all that were compared: one that dropped out
-//	           meanwhile must not make the damaged copy the one that most hold
+//	           more than half of all that were compared: neither one that dropped out
+//	           meanwhile nor one that came in, and may have copied the damage, must
+//	           make the damaged copy the one that most hold
 //	pickles    where the mirror has two full backends, both in sync: the data of one
 //	           cannot be two pickles, and those of the other one, as long, are
 //
@@ -70,12 +71,22 @@ func (v *verification) mends() bool { return v.opts.Repair && !v.opts.KeepAll }
 // mendRecord decides about a record, of which the data or the blob differ, and mends the
 // wrong copies. It returns the findings that take the place of found.
 func (v *verification) mendRecord(ctx context.Context, oid OID, tid TID, found []Finding) ([]Finding, error) {
-	decided, blob, err := v.mendData(ctx, oid, tid, found)
-	if err != nil || !blob {
-		return decided, err
+	if v.vain >= maxVain {
+		return because(found, fmt.Sprintf("%d others were not repaired, so no more is tried", maxVain)), nil
 	}
-	return v.mendBlobs(ctx, oid, tid, found)
+	decided, blob, err := v.mendData(ctx, oid, tid, found)
+	if err == nil && blob {
+		decided, err = v.mendBlobs(ctx, oid, tid, found)
+	}
+	if len(decided) > 0 && !slices.ContainsFunc(decided, func(f Finding) bool { return f.Repaired }) {
+		v.vain++
+	}
+	return decided, err
 }
+
+// maxVain is how many records a verification tries to mend in vain. Each try reads the
+// transaction again, of all backends, with the commit slot held.
+const maxVain = 100
 
 // holdSlot takes the commit slot, with everything settled.
 func (m *Mirror) holdSlot(ctx context.Context) error {
@@ -189,13 +200,17 @@ func (h heldRecord) same(other heldRecord) bool {
 func (v *verification) decide(known []heldRecord) (right *heldRecord, reason string) {
 	const none = "no copy has a majority of those in sync"
 	for i := range known {
-		votes := 0
+		votes, compared := 0, 0
 		for _, h := range known {
-			if h.same(known[i]) {
-				votes++
+			if !h.same(known[i]) {
+				continue
+			}
+			votes++
+			if slices.ContainsFunc(v.sides, func(x *side) bool { return x.session == h.s }) {
+				compared++
 			}
 		}
-		if 2*votes > v.electorate() {
+		if 2*votes > len(v.m.record.InSync) && 2*compared > len(v.sides) {
 			right = &known[i]
 		}
 	}

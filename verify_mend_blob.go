@@ -45,6 +45,7 @@ func (v *verification) mendBlobs(ctx context.Context, oid OID, tid TID, found []
 	var voters []heldBlob
 	for _, h := range held {
 		same := slices.DeleteFunc(slices.Clone(held), func(o heldBlob) bool { return h.sum == nil || o.sum == nil || *o.sum != *h.sum })
+		same = witnesses(same)
 		if 2*len(same) > len(v.sides) {
 			voters = same
 		}
@@ -76,6 +77,17 @@ func (v *verification) mendBlobs(ctx context.Context, oid OID, tid TID, found []
 		decided = append(decided, f)
 	}
 	return decided, nil
+}
+
+// witnesses leaves out those whose file is another one's too: what a copy made of hard
+// links, or a directory that two use, has damaged is damaged for both.
+func witnesses(same []heldBlob) (each []heldBlob) {
+	for _, h := range same {
+		if h.stamp == "" || !slices.ContainsFunc(each, func(o heldBlob) bool { return o.stamp == h.stamp }) {
+			each = append(each, h)
+		}
+	}
+	return each
 }
 
 // holdBlob reads a blob, in its own time: pauses come between the reads of two backends.

@@ -288,15 +288,18 @@ func (s *Storage) endMending(n *mendNote) string {
 // readNote reads the note that a crash left. It never returns nil.
 func (s *Storage) readNote() (*mendNote, error) {
 	none := &mendNote{}
+	info, err := os.Lstat(s.path + mendingSuffix)
+	if err != nil {
+		return none, err
+	}
+	if !info.Mode().IsRegular() { // to open a pipe would wait for somebody
+		return none, errors.New("it is no regular file")
+	}
 	f, err := os.Open(s.path + mendingSuffix)
 	if err != nil {
 		return none, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return none, err
-	}
 	if info.Size() > noteHeadMax+2*s.end {
 		return none, errors.New("it is longer than the file")
 	}
