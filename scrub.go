@@ -21,8 +21,10 @@ type Scrub struct {
 	Interval time.Duration
 	// BytesPerSecond bounds how much is read of each backend, on an average. Default 10 MiB.
 	BytesPerSecond int64
-	// NoRepair has it report and degrade only, as Verify without VerifyOptions.Repair.
-	NoRepair bool
+	// Repair has it repair, as Verify with VerifyOptions.Repair. By default it reports and
+	// degrades only: copies that a recovery made of a damaged one are a majority, too, and a
+	// person may know better.
+	Repair bool
 }
 
 const (
@@ -37,7 +39,7 @@ const (
 type ScrubStatus struct {
 	Interval       time.Duration `json:"interval_ns"`
 	BytesPerSecond int64         `json:"bytes_per_second"`
-	Repair         bool          `json:"repair"` // Scrub.NoRepair is not set
+	Repair         bool          `json:"repair"` // Scrub.Repair
 	// Running is the run under way, nil between two.
 	Running *VerifyProgress `json:"running,omitempty"`
 	Started time.Time       `json:"started,omitzero"` // of that run
@@ -124,7 +126,7 @@ func (s *scrubber) run() error {
 		return err
 	}
 	v := &verification{m: m, atOnce: true, report: *s.state.Run, opts: VerifyOptions{
-		Blobs: true, Repair: !m.cfg.Scrub.NoRepair, BytesPerSecond: m.cfg.Scrub.BytesPerSecond, MaxFindings: scrubFindings, Progress: s.progress,
+		Blobs: true, Repair: m.cfg.Scrub.Repair, BytesPerSecond: m.cfg.Scrub.BytesPerSecond, MaxFindings: scrubFindings, Progress: s.progress,
 	}}
 	err = v.run(ctx)
 	m.exclusion.leave(m, shared)
@@ -214,7 +216,7 @@ func (m *Mirror) scrubStatusLocked() *ScrubStatus {
 		return nil
 	}
 	s := m.scrubbing
-	s.Interval, s.BytesPerSecond, s.Repair = m.cfg.Scrub.Interval, m.cfg.Scrub.BytesPerSecond, !m.cfg.Scrub.NoRepair
+	s.Interval, s.BytesPerSecond, s.Repair = m.cfg.Scrub.Interval, m.cfg.Scrub.BytesPerSecond, m.cfg.Scrub.Repair
 	return &s
 }
 

@@ -209,7 +209,7 @@ func lastMend(f *storagetest.FaultyStorage) (last storagetest.CallRecord) {
 func TestScrubRepairsWhileTheDatabaseIsUsed(t *testing.T) {
 	t.Parallel()
 	d := newDisks(t, 3)
-	d.cfg.Scrub = raidstorage.Scrub{Interval: time.Millisecond, BytesPerSecond: 1 << 30}
+	d.cfg.Scrub = raidstorage.Scrub{Interval: time.Millisecond, BytesPerSecond: 1 << 30, Repair: true}
 	d.cfg.Timeouts.PackSettle = time.Millisecond
 	m := d.fill()
 	var users sync.WaitGroup

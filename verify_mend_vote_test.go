@@ -363,7 +363,7 @@ func TestWhoRepairs(t *testing.T) {
 	t.Parallel()
 	for _, off := range []bool{false, true} {
 		d := newDisks(t, 3)
-		d.cfg.Scrub = raidstorage.Scrub{Interval: time.Hour, NoRepair: off}
+		d.cfg.Scrub = raidstorage.Scrub{Interval: time.Hour, Repair: !off}
 		d.cfg.Scrub.Interval = time.Millisecond
 		d.fill()
 		d.rot(1, "another object", 3, "#")

@@ -152,9 +152,7 @@ func scrub(s *section, v *raidstorage.Scrub) {
 		return d, err
 	}, 0, maxScrubInterval)
 	s.bytes("scrub-rate", &v.BytesPerSecond, minScrubRate, maxScrubRate)
-	repair := true
-	s.boolean("scrub-repair", &repair)
-	v.NoRepair = !repair
+	s.boolean("scrub-repair", &v.Repair)
 }
 
 // timeouts reads the keys of our own, and gocept.zeoraid's timeout for all of them.

@@ -84,7 +84,7 @@ func (d *Difference) storage(old, new Storage) {
 	fixed("catch-up-ratio", from.CatchUp.Ratio != to.CatchUp.Ratio || from.CatchUp.Off != to.CatchUp.Off)
 	fixed("catch-up-max-delay", from.CatchUp.MaxDelay != to.CatchUp.MaxDelay)
 	fixed("scrub-interval", from.Scrub.Interval != to.Scrub.Interval)
-	fixed("scrub-repair", from.Scrub.NoRepair != to.Scrub.NoRepair)
+	fixed("scrub-repair", from.Scrub.Repair != to.Scrub.Repair)
 	fixed("scrub-rate", from.Scrub.BytesPerSecond != to.Scrub.BytesPerSecond)
 	fixed("pack-compare-rate", from.CompareBytesPerSecond != to.CompareBytesPerSecond)
 	changes := mirrorChanges(from, to)

@@ -53,7 +53,7 @@ func TestDiffTellsWhatChangesAndWhatCannot(t *testing.T) {
 		"auto-recover":       {mirror: old + "; auto-recover false", fixed: "storage main: auto-recover changes at a restart only"},
 		"catch-up-ratio":     {mirror: old + "; catch-up-ratio off", fixed: "storage main: catch-up-ratio changes at a restart only"},
 		"scrub-interval":     {mirror: old + "; scrub-interval 1d", fixed: "storage main: scrub-interval changes at a restart only"},
-		"scrub-repair":       {mirror: old + "; scrub-repair off", fixed: "storage main: scrub-repair changes at a restart only"},
+		"scrub-repair":       {mirror: old + "; scrub-repair on", fixed: "storage main: scrub-repair changes at a restart only"},
 		"scrub-rate":         {mirror: old + "; scrub-rate 1MB", fixed: "storage main: scrub-rate changes at a restart only"},
 		"spare-after":        {mirror: old + "; spare-after 1h", fixed: "storage main: spare-after changes at a restart only"},
 		"catch-up-max-delay": {mirror: old + "; catch-up-max-delay 1", fixed: "storage main: catch-up-max-delay changes at a restart only"},

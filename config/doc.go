@@ -39,7 +39,7 @@
 //	scrub-interval     pause between verifications of all members in the background, at
 //	                   least 1m; default off
 //	scrub-rate         bytes that they read of each member per second; default 10MB
-//	scrub-repair       whether they put right in place what is known to be wrong; default yes
+//	scrub-repair       whether they put right in place what is known to be wrong; default no
 //	open-timeout       to open a member, at least 1 s; default 30 s
 //	vote-timeout       for begin, stores and vote; default 30 s
 //	finish-timeout     for finish and abort; default 30 s

@@ -203,7 +203,7 @@ func TestEverySettingIsRead(t *testing.T) {
   catch-up-max-delay 5s
   scrub-interval 7d
   scrub-rate 2MB
-  scrub-repair off
+  scrub-repair on
   state-dir $base/state
   timeout 10
   vote-timeout 2m
@@ -252,7 +252,7 @@ func TestEverySettingIsRead(t *testing.T) {
 			{Name: "main", Kind: &config.Mirror{
 				WriteQuorum: 2, StartQuorum: 1, ReadPolicy: 2, StateDir: "/nowhere/state", SpareAfter: 7200e9,
 				CatchUp:  raidstorage.CatchUp{Ratio: 1.5, MaxDelay: 5e9},
-				Scrub:    raidstorage.Scrub{Interval: 7 * 24 * time.Hour, BytesPerSecond: 2 << 20, NoRepair: true},
+				Scrub:    raidstorage.Scrub{Interval: 7 * 24 * time.Hour, BytesPerSecond: 2 << 20, Repair: true},
 				Timeouts: raidstorage.Timeouts{Open: 10e9, Vote: 120e9, Finish: 10e9, Read: 3600e9, Pack: 48 * 3600e9},
 
 				CompareBytesPerSecond: 3 << 20,
