@@ -178,31 +178,26 @@ func TestRepairOfAnOldSessionWritesNothing(t *testing.T) {
 	d.m.Close() // gives up the old session
 	second := open(t, d.cfg)
 	old.Release()
+	if err := old.WaitIdle(t.Context(), storagetest.CallMend); err != nil {
+		t.Fatal(err)
+	}
+	mends := 0
 	for _, c := range old.Calls() {
 		if c.Call != storagetest.CallMend {
 			continue
 		}
-		for !c.Done {
-			time.Sleep(time.Millisecond)
-			c = lastMend(old)
-		}
+		mends++
 		if !errors.Is(c.Err, raidstorage.ErrClosed) {
 			t.Errorf("the old repair ended with %v", c.Err)
 		}
+	}
+	if mends == 0 {
+		t.Error("there was no old repair")
 	}
 	if !bytes.Equal(hurt[d.file(1)], d.all(1)[d.file(1)]) {
 		t.Error("the old repair has written")
 	}
 	second.Close()
-}
-
-func lastMend(f *storagetest.FaultyStorage) (last storagetest.CallRecord) {
-	for _, c := range f.Calls() {
-		if c.Call == storagetest.CallMend {
-			last = c
-		}
-	}
-	return last
 }
 
 // The scrub repairs while there are commits and packs, and they while it repairs.
@@ -231,26 +226,34 @@ func TestScrubRepairsWhileTheDatabaseIsUsed(t *testing.T) {
 				t.Errorf("pack: %v", err)
 				return
 			}
-			time.Sleep(300 * time.Millisecond)
+			select {
+			case <-ctx.Done():
+			case <-time.After(300 * time.Millisecond): // else the scrub only gives way
+			}
 		}
 	})
-	repaired := func(n int64) {
-		for begun := time.Now(); time.Since(begun) < 20*time.Second; time.Sleep(time.Millisecond) {
-			sum := int64(0)
-			for _, b := range m.Status().Backends {
-				sum += b.Counters.Repairs
+	events := m.Watch(ctx)
+	repaired := func() {
+		late := time.After(20 * time.Second)
+		for {
+			select {
+			case e, ok := <-events:
+				if ok && e.Kind == raidstorage.EventRepair {
+					return
+				}
+				if ok {
+					continue
+				}
+			case <-late:
 			}
-			if sum >= n {
-				return
-			}
+			st := m.Status()
+			t.Fatalf("the repair does not come: %+v, the last run: %+v, backends: %+v", st.Scrub, st.Scrub.Last, st.Backends)
 		}
-		st := m.Status()
-		t.Fatalf("%d repairs do not come: %+v, the last run: %+v, backends: %+v", n, st.Scrub, st.Scrub.Last, st.Backends)
 	}
 	words := []string{"another object", "a third object", "the second revision"}
 	for i, word := range words {
 		d.rot(i, word, 2, "#")
-		repaired(int64(i + 1))
+		repaired()
 	}
 	stop()
 	users.Wait()

@@ -83,7 +83,7 @@ func TestCrashWhileMending(t *testing.T) {
 		tr.fail(t, err)
 	}
 	t.Logf("%d different states, %d of them with a part of the record written, seed %d", tr.states, mixed, seed)
-	if tr.states < states/4 || mixed == 0 {
+	if tr.states < min(states/4, 100) || mixed == 0 { // there are no more than some 350
 		t.Error("too few states")
 	}
 }

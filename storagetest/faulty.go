@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ type FaultyStorage struct {
 	numbered int // calls so far but notifications: the next CallRecord.N
 	calls    []*CallRecord
 	entered  map[Call]int
-	changed  chan struct{}   // closed and replaced when a call is entered
+	changed  chan struct{}   // closed and replaced when a call is entered, or returns
 	release  chan struct{}   // closed and replaced by Release
 	cut      context.Context // ends when the connection is cut
 	cutOff   context.CancelCauseFunc
@@ -110,6 +111,25 @@ func (f *FaultyStorage) WaitFor(ctx context.Context, call Call, n int) error {
 	}
 }
 
+// WaitIdle waits until no call of a kind is under way. It returns ctx's error if ctx ends
+// first.
+func (f *FaultyStorage) WaitIdle(ctx context.Context, call Call) error {
+	for {
+		f.mu.Lock()
+		busy := slices.ContainsFunc(f.calls, func(r *CallRecord) bool { return r.Call == call && !r.Done })
+		changed := f.changed
+		f.mu.Unlock()
+		if !busy {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("a call of %q is under way: %w", call, ctx.Err())
+		}
+	}
+}
+
 // CutOff does what the loss of the connection to a server does: every call from
 // now on fails with an error that matches ErrInjected, calls under way are
 // interrupted, and open transactions, voted ones too, are aborted in the storage.
@@ -179,9 +199,14 @@ func (f *FaultyStorage) enter(what Call, oid raidstorage.OID, tid raidstorage.TI
 		f.calls = append([]*CallRecord(nil), f.calls[maxCalls/2:]...)
 	}
 	f.calls = append(f.calls, c.record)
+	f.changes()
+	return c
+}
+
+// changes wakes those who wait for calls. The caller holds mu.
+func (f *FaultyStorage) changes() {
 	close(f.changed)
 	f.changed = make(chan struct{})
-	return c
 }
 
 // leave records the end of the call.
@@ -192,6 +217,7 @@ func (c *call) leave(tid raidstorage.TID, err error) {
 		c.record.TID = tid
 	}
 	c.record.Done, c.record.Err = true, err
+	c.f.changes()
 }
 
 // kind returns what the fault does, Observe when there is none.
