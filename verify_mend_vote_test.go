@@ -270,6 +270,7 @@ func TestFailedRepairsLeaveTheirMark(t *testing.T) {
 		"loses its backend": {Kind: storagetest.Disconnect},
 		"refuses":           {Kind: storagetest.Fail, Err: &raidstorage.InvalidError{Op: "mend", Reason: "no"}},
 	} {
+		fault.Call = storagetest.CallMend
 		for what, do := range map[string]func(d *disks){
 			"record": func(d *disks) { d.rot(1, "another object", 3, "#") },
 			"blob":   func(d *disks) { d.rewriteBlob(1, "what the blob hXlds") },
@@ -279,7 +280,6 @@ func TestFailedRepairsLeaveTheirMark(t *testing.T) {
 				d := newDisks(t, 3)
 				d.fill()
 				do(d)
-				fault.Call = storagetest.CallMend
 				d.seen["b2"].Inject(fault)
 				report := d.repair()
 				if report.Repaired != 0 || !slices.Equal(report.Degraded, []string{"b2"}) || len(report.Listed) == 0 || report.Listed[0].Repaired ||
@@ -295,7 +295,6 @@ func TestFailedRepairsLeaveTheirMark(t *testing.T) {
 				d.cfg.WriteQuorum = 3
 				d.fill()
 				do(d)
-				fault.Call = storagetest.CallMend
 				d.seen["b2"].Inject(fault)
 				report, err := d.m.Verify(t.Context(), raidstorage.VerifyOptions{Blobs: true, Repair: true})
 				if err != nil && fault.Kind != storagetest.Disconnect { // then there is no quorum at first
