@@ -35,6 +35,7 @@ type backend struct {
 	parked    bool  // a recovery would fail again until an operator does something
 	apart     bool  // parked because it was packed apart: or until a pack ends
 	recovery  *RecoveryProgress
+	disabled  int // how often an operator took it out
 	// cancelRecovery ends the recovery, or the step of following, that is under way. nil if
 	// there was none.
 	cancelRecovery context.CancelFunc

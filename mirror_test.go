@@ -408,6 +408,39 @@ func TestRecoveryOfADisabledBackendOutlivesARestart(t *testing.T) {
 	})
 }
 
+// A backend that is disabled while a recovery that was asked for before waits to begin
+// stays disabled.
+func TestWhoDisablesLastIsObeyed(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		if err := m.Disable(t.Context(), "b1", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		opening, opened := make(chan struct{}), make(chan struct{})
+		w.onNextOpen(func(string, *storagetest.FaultyStorage) {
+			close(opening)
+			<-opened
+		})
+		recovered := make(chan error, 1)
+		go func() { recovered <- m.Recover(t.Context(), "b1") }()
+		<-opening
+		if err := m.Disable(t.Context(), "b1", "no, not yet"); err != nil {
+			t.Fatal(err)
+		}
+		w.onNextOpen(nil)
+		close(opened)
+		wantErr[*raidstorage.InvalidError](t, "Recover", <-recovered)
+		w.waitState(m, "b1", raidstorage.StateDisabled)
+		if r := w.record(); !slices.Contains(r.Disabled, "b1") || slices.Contains(r.InSync, "b1") {
+			t.Errorf("the record is %+v", r)
+		}
+		if err := m.Recover(t.Context(), "b1"); err != nil {
+			t.Fatal(err)
+		}
+		w.wantInSync("b1", "b2")
+	})
+}
+
 func TestStatusAndWatchTellTheSame(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {
 		w.cfg.AutoRecover = raidstorage.AutoRecoverOn

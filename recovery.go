@@ -99,6 +99,9 @@ func (m *Mirror) ask(ctx context.Context, r recoverRequest, name string) error {
 	if b == nil {
 		return &InvalidError{Op: r.op, Reason: fmt.Sprintf("there is no backend %q", name)}
 	}
+	m.mu.Lock()
+	r.disabled = b.disabled
+	m.mu.Unlock()
 	for {
 		err := m.requestRecovery(ctx, b, r)
 		if !isA[*BusyError](err) || r.opts.NoWait {

@@ -3,6 +3,7 @@ package raidstorage
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // requestRecovery asks b's supervisor and waits for its answer.
@@ -34,11 +35,12 @@ func (m *Mirror) requestRecovery(ctx context.Context, b *backend, r recoverReque
 
 // recoverRequest asks a supervisor for a recovery.
 type recoverRequest struct {
-	op      string
-	promote bool // to full
-	ctx     context.Context
-	opts    RecoverOptions
-	done    chan error
+	op       string
+	promote  bool // to full
+	disabled int  // backend.disabled when it was asked for
+	ctx      context.Context
+	opts     RecoverOptions
+	done     chan error
 }
 
 // serve carries out a request, on the supervisor.
@@ -62,7 +64,7 @@ func (m *Mirror) serve(r *recoverRequest, b *backend, f *follower) error {
 		return m.standBy(ctx, b)
 	}
 	if state == StateDisabled {
-		if err := m.readmit(ctx, b); err != nil {
+		if err := m.readmit(ctx, b, r); err != nil {
 			return err
 		}
 	}
@@ -70,8 +72,9 @@ func (m *Mirror) serve(r *recoverRequest, b *backend, f *follower) error {
 }
 
 // readmit ends that b is disabled, now that an operator wants it back and it answers: a
-// restart that comes before it is in sync goes on with the recovery.
-func (m *Mirror) readmit(ctx context.Context, b *backend) error {
+// restart that comes before it is in sync goes on with the recovery. An operator who has
+// disabled it since wants something else.
+func (m *Mirror) readmit(ctx context.Context, b *backend, r *recoverRequest) error {
 	m.mu.Lock()
 	busy := m.exclusion.packBusyLocked("recover " + b.cfg.Name)
 	m.mu.Unlock()
@@ -81,7 +84,19 @@ func (m *Mirror) readmit(ctx context.Context, b *backend) error {
 	if _, err := m.ensureOpen(ctx, b); err != nil {
 		return err
 	}
-	if err := m.enable(ctx, b); err != nil {
+	if err := m.holdSlot(ctx); err != nil {
+		return err
+	}
+	defer m.unlockCommit()
+	m.mu.Lock()
+	since := b.disabled != r.disabled
+	m.mu.Unlock()
+	if since || b.hasLeft() {
+		return &InvalidError{Op: r.op, Reason: fmt.Sprintf("backend %s was disabled, or taken out, meanwhile", b.cfg.Name)}
+	}
+	next := m.record.next(m.now(), b.cfg.Name+" is not disabled any more")
+	next.Disabled = slices.DeleteFunc(next.Disabled, func(name string) bool { return name == b.cfg.Name })
+	if err := m.setRecord(context.WithoutCancel(ctx), next); err != nil {
 		return err
 	}
 	m.mu.Lock()

@@ -278,6 +278,7 @@ func (m *Mirror) Disable(ctx context.Context, name, reason string) error {
 	if b.session != nil {
 		b.session.dead.Store(true)
 	}
+	b.disabled++
 	m.setStateLocked(b, eventDisabled, reason)
 	if b.cancelRecovery != nil {
 		b.cancelRecovery()
