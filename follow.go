@@ -127,15 +127,12 @@ func (m *Mirror) compareFollower(ctx context.Context, b *backend, f *follower, s
 }
 
 // refollow has b follow again that was disabled or refused, as an operator asks.
-func (m *Mirror) refollow(ctx context.Context, b *backend, f *follower, opts RecoverOptions) error {
+func (m *Mirror) refollow(ctx context.Context, b *backend, f *follower, r *recoverRequest) error {
+	opts := r.opts
 	if state, _ := m.stateOf(b); state == StateDisabled {
-		if err := m.enable(ctx, b); err != nil {
+		if err := m.enable(ctx, b, r, m.toBeComparedLocked); err != nil {
 			return err
 		}
-		m.mu.Lock()
-		m.setStateLocked(b, eventRecoveryStarted, "by an operator")
-		m.setStateLocked(b, eventRecoveryEnded, "to be compared")
-		m.mu.Unlock()
 	}
 	m.mu.Lock()
 	b.parked = false

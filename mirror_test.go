@@ -441,6 +441,48 @@ func TestWhoDisablesLastIsObeyed(t *testing.T) {
 	})
 }
 
+// The same for each role, where both wait for a commit.
+func TestWhoDisablesLastIsObeyedInEachRole(t *testing.T) {
+	t.Parallel()
+	for _, role := range []raidstorage.Role{raidstorage.RoleFull, raidstorage.RoleAsync, raidstorage.RoleSpare} {
+		t.Run(role.String(), func(t *testing.T) {
+			scenario(t, 3, func(t *testing.T, w *world) {
+				w.cfg.Backends[2].Role = role
+				m := w.start()
+				if err := m.Disable(t.Context(), "b3", "maintenance"); err != nil {
+					t.Fatal(err)
+				}
+				txn, err := m.Begin(t.Context(), raidstorage.Meta{})
+				if err == nil {
+					_, err = txn.Vote(t.Context())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				disabled, recovered := make(chan error, 1), make(chan error, 1)
+				go func() { disabled <- m.Disable(t.Context(), "b3", "no, not yet") }()
+				synctest.Wait()
+				go func() { recovered <- m.Recover(t.Context(), "b3") }()
+				synctest.Wait()
+				if err := errors.Join(txn.Abort(t.Context()), <-disabled); err != nil {
+					t.Fatal(err)
+				}
+				wantErr[*raidstorage.InvalidError](t, "Recover", <-recovered)
+				w.waitState(m, "b3", raidstorage.StateDisabled)
+				if r := w.record(); !slices.Contains(r.Disabled, "b3") {
+					t.Errorf("the record is %+v", r)
+				}
+				if err := m.Recover(t.Context(), "b3"); err != nil {
+					t.Fatal(err)
+				}
+				if got, reason := state(m, "b3"); got == raidstorage.StateDisabled || slices.Contains(w.record().Disabled, "b3") {
+					t.Errorf("b3 is %v (%s)", got, reason)
+				}
+			})
+		})
+	}
+}
+
 func TestStatusAndWatchTellTheSame(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {
 		w.cfg.AutoRecover = raidstorage.AutoRecoverOn

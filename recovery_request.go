@@ -59,9 +59,9 @@ func (m *Mirror) serve(r *recoverRequest, b *backend, f *follower) error {
 	case state == StateInSync:
 		return nil
 	case role == RoleAsync && !r.promote:
-		return m.refollow(ctx, b, f, r.opts)
+		return m.refollow(ctx, b, f, r)
 	case role == RoleSpare && !r.promote:
-		return m.standBy(ctx, b)
+		return m.standBy(ctx, b, r)
 	}
 	if state == StateDisabled {
 		if err := m.readmit(ctx, b, r); err != nil {
@@ -72,8 +72,7 @@ func (m *Mirror) serve(r *recoverRequest, b *backend, f *follower) error {
 }
 
 // readmit ends that b is disabled, now that an operator wants it back and it answers: a
-// restart that comes before it is in sync goes on with the recovery. An operator who has
-// disabled it since wants something else.
+// restart that comes before it is in sync goes on with the recovery.
 func (m *Mirror) readmit(ctx context.Context, b *backend, r *recoverRequest) error {
 	m.mu.Lock()
 	busy := m.exclusion.packBusyLocked("recover " + b.cfg.Name)
@@ -84,6 +83,13 @@ func (m *Mirror) readmit(ctx context.Context, b *backend, r *recoverRequest) err
 	if _, err := m.ensureOpen(ctx, b); err != nil {
 		return err
 	}
+	return m.enable(ctx, b, r, m.toBeComparedLocked)
+}
+
+// enable takes out of the record that b is disabled, and gives it another state before
+// anybody else can change the record. An operator who has disabled it since it was asked
+// for wants something else.
+func (m *Mirror) enable(ctx context.Context, b *backend, r *recoverRequest, stateLocked func(*backend)) error {
 	if err := m.holdSlot(ctx); err != nil {
 		return err
 	}
@@ -94,6 +100,9 @@ func (m *Mirror) readmit(ctx context.Context, b *backend, r *recoverRequest) err
 	if since || b.hasLeft() {
 		return &InvalidError{Op: r.op, Reason: fmt.Sprintf("backend %s was disabled, or taken out, meanwhile", b.cfg.Name)}
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	next := m.record.next(m.now(), b.cfg.Name+" is not disabled any more")
 	next.Disabled = slices.DeleteFunc(next.Disabled, func(name string) bool { return name == b.cfg.Name })
 	if err := m.setRecord(context.WithoutCancel(ctx), next); err != nil {
@@ -101,7 +110,12 @@ func (m *Mirror) readmit(ctx context.Context, b *backend, r *recoverRequest) err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.setStateLocked(b, eventRecoveryStarted, "by an operator")
-	m.setStateLocked(b, eventRecoveryEnded, "to be recovered")
+	stateLocked(b)
 	return nil
+}
+
+// toBeComparedLocked has a backend that was disabled wait for a recovery, or to follow.
+func (m *Mirror) toBeComparedLocked(b *backend) {
+	m.setStateLocked(b, eventRecoveryStarted, "by an operator")
+	m.setStateLocked(b, eventRecoveryEnded, "to be compared")
 }

@@ -139,22 +139,18 @@ func (r *recovery) stillNeeded() error {
 }
 
 // standBy makes a spare that was disabled, or that failed, ready again.
-func (m *Mirror) standBy(ctx context.Context, b *backend) error {
+func (m *Mirror) standBy(ctx context.Context, b *backend, r *recoverRequest) error {
+	ready := func(b *backend) {
+		b.parked = false
+		m.setStateLocked(b, eventStandsBy, "by an operator")
+	}
 	if state, _ := m.stateOf(b); state == StateDisabled {
-		if err := m.enable(ctx, b); err != nil {
-			return err
-		}
+		return m.enable(ctx, b, r, ready)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b.parked = false
-	m.setStateLocked(b, eventStandsBy, "by an operator")
+	if b.state != StateDisabled { // meanwhile
+		ready(b)
+	}
 	return nil
-}
-
-// enable takes out of the record that b is disabled.
-func (m *Mirror) enable(ctx context.Context, b *backend) error {
-	return m.amend(ctx, b, b.cfg.Name+" is not disabled any more", func(next *Membership, is func(string) bool) {
-		next.Disabled = slices.DeleteFunc(next.Disabled, is)
-	})
 }
