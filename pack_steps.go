@@ -157,7 +157,10 @@ func (p *packing) prepare(ctx context.Context, natives []*session) error {
 		return err
 	}
 	if len(p.staged) == 0 {
-		return errs.ErrorOrNil()
+		if errs == nil { // all have failed since the garbage was found
+			return &UnavailableError{Need: 1}
+		}
+		return errs
 	}
 	return nil
 }
