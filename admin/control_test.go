@@ -41,6 +41,10 @@ func TestDisableAndRecover(t *testing.T) {
 
 func TestDemoteAndPromote(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, demoteAndPromote)
+}
+
+func demoteAndPromote(t *testing.T) {
 	r := newRig(t, nil)
 	r.commit(r.mirror, "one")
 	lines := r.must(admin.OpDemote, admin.Request{Backend: "b"})
@@ -48,7 +52,10 @@ func TestDemoteAndPromote(t *testing.T) {
 		t.Errorf("the end is %+v", end)
 	}
 	last := r.commit(r.mirror, "two")
-	await(t, func() bool { return r.mirror.Status().Backends[1].LastTID == last })
+	synctest.Wait()
+	if got := r.mirror.Status().Backends[1].LastTID; got != last {
+		t.Errorf("it has followed up to %v, want %v", got, last)
+	}
 	st, err := r.client.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -70,16 +77,6 @@ func TestDemoteAndPromote(t *testing.T) {
 	lines = r.must(admin.OpPromote, admin.Request{Backend: "b", Wait: true})
 	if end := lines[len(lines)-1]; end.Text != "b is full, and in sync" || r.state("b") != raidstorage.StateInSync {
 		t.Errorf("the end is %+v", end)
-	}
-}
-
-// await waits until something holds, without a network in between to wait on.
-func await(t *testing.T, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it does not come")
-		}
 	}
 }
 
