@@ -181,12 +181,12 @@ func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	end := time.After(time.Minute) // Zope starts in several seconds, longer beside other tests
+	end := time.After(10 * time.Second)
 	for !condition() {
 		select {
 		case <-tick.C:
 		case <-end:
-			t.Fatal("waited a minute for " + what)
+			t.Fatal("waited 10 s for " + what)
 		}
 	}
 }
