@@ -158,9 +158,6 @@ func (t *mirrorTxn) voteOnce(ctx context.Context, before *flight) (v Vote, again
 	}
 	t.meta, t.voters = meta, voters
 	t.undoes(voters[0].vote.Changed)
-	if t.log.repeats() {
-		m.repeated.Store(uint64(meta.TID))
-	}
 	return Vote{Changed: voters[0].vote.Changed, Last: after}, false, nil
 }
 
@@ -333,6 +330,9 @@ func (m *Mirror) endVoted() {
 // finish carries out steps C5 to C8, and frees the commit slot. ended is called with
 // the outcome before a later transaction ends.
 func (m *Mirror) finish(ctx context.Context, t *mirrorTxn, ended func(error)) error {
+	if t.log.repeats() { // the commit slot is held
+		m.repeated.Store(uint64(t.meta.TID))
+	}
 	f, err := m.takeOff(ctx, t)
 	switch {
 	case err != nil:

@@ -51,7 +51,9 @@ type Packer interface {
 	// the objects that were not reachable then from the root object nor from a
 	// record written later. Transactions up to opts.Through become StatusPacked.
 	// Reads and commits go on. A record whose references cannot be read stops the
-	// pack with a *CorruptError that names it, and nothing is dropped. (ZODB: pack.)
+	// pack with a *CorruptError that names it, and nothing is dropped. What was packed
+	// to a later time already stays as it is: which objects could be reached cannot be
+	// told any more. (ZODB: pack.)
 	Pack(ctx context.Context, opts PackOptions) error
 }
 
@@ -221,9 +223,9 @@ func (p *packing) run(ctx context.Context) error {
 }
 
 // packTime returns the pack time for a pack that begins with v.
-func (p *packing) packTime(v *view) TID {
-	through := min(p.opts.Through, v.last)
-	if slices.ContainsFunc(v.sessions, func(s *session) bool { return !native(s) }) || p.m.followedByOthers() {
+func (m *Mirror) packTime(v *view, asked TID) TID {
+	through := min(asked, v.last)
+	if slices.ContainsFunc(v.sessions, func(s *session) bool { return !native(s) }) || m.followedByOthers() {
 		through = min(through, v.last-min(v.last, packMargin))
 	}
 	return through
@@ -234,7 +236,7 @@ func (p *packing) attempt(ctx context.Context) error {
 	m := p.m
 	// Before anything is read: what is committed while that goes on counts as later.
 	v := m.view.Load()
-	p.through = p.packTime(v)
+	p.through = m.packTime(v, p.opts.Through)
 	sessions := v.sessions
 	finders := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return !native(s) })
 	p.natives, p.mixed = len(finders) > 0, len(finders) > 0 && len(finders) < len(sessions)
@@ -386,6 +388,9 @@ func (p *packing) writeCut(ctx context.Context) error {
 		if native(s) != p.natives && !p.mixed {
 			return &UnavailableError{Err: fmt.Errorf("backend %s has come back meanwhile; pack again", s.b.cfg.Name)}
 		}
+	}
+	if err := p.packsBehind(v); err != nil {
+		return err
 	}
 	p.before, p.lastHorizon = m.record.Unpacked, m.record.PackHorizon
 	next := m.record.next(m.now(), fmt.Sprintf("pack to %v begins, decided at %v", p.through, v.last))

@@ -81,12 +81,7 @@ func (m *Mirror) EstimatePack(ctx context.Context, opts PackOptions) (PackEstima
 	if len(able) == 0 { // they have just gone
 		return PackEstimate{}, &UnavailableError{Need: 1}
 	}
-	opts.Through = min(opts.Through, v.last)
-	// As in packing.decide.
-	if slices.ContainsFunc(v.sessions, func(s *session) bool { return !native(s) }) || m.followedByOthers() {
-		opts.Through = min(opts.Through, v.last-min(v.last, packMargin))
-	}
-	if opts.Through == 0 {
+	if opts.Through = m.packTime(v, opts.Through); opts.Through == 0 {
 		return PackEstimate{}, nil
 	}
 	var errs *multierror.Error

@@ -78,7 +78,7 @@ func (p *packing) decide(ctx context.Context) error {
 		if !ok {
 			return err
 		}
-		if attempt == maxPrepares || !apart.anew && p.packTime(p.m.view.Load()) <= p.through {
+		if attempt == maxPrepares || !apart.anew && p.m.packTime(p.m.view.Load(), p.opts.Through) <= p.through {
 			if lacks := p.faultLacking(ctx, apart.kept); lacks != nil {
 				return lacks
 			}
@@ -153,6 +153,27 @@ func (p *packing) keptByLater(oids []OID) error {
 		objects, p.through)}}
 }
 
+// packsBehind refuses a pack to an earlier time than the last, if that has left a backend
+// unpacked that finds the garbage itself: those that were packed do not know any more what
+// could be reached then. The commit slot is held.
+func (p *packing) packsBehind(v *view) error {
+	r := p.m.record
+	if !p.tells || !p.mixed || p.through >= r.PackHorizon {
+		return nil
+	}
+	for _, s := range v.sessions {
+		if !native(s) && slices.Contains(r.Unpacked, s.b.cfg.Name) {
+			return &apartError{refusal: &InvalidError{Op: "pack", Reason: fmt.Sprintf(
+				"backend %s was not packed to %v, as others were; pack to that time or a later one first", s.b.cfg.Name, r.PackHorizon)}}
+		}
+	}
+	return nil
+}
+
+// maxLookedUp is how many of the objects in the way are looked up: who has packed lacks all
+// of them that were not written again.
+const maxLookedUp = 1000
+
 // faultLacking degrades, after a pack that was interrupted, the backends that lack what is
 // in the way of making it again: they have packed, and those objects were linked again
 // since. It returns nil if there are none, or all are needed. Nothing is packed meanwhile.
@@ -163,7 +184,7 @@ func (p *packing) faultLacking(ctx context.Context, kept []OID) error {
 	}
 	v := m.view.Load()
 	lacks := make(map[*session]*DifferenceError)
-	for _, oid := range kept {
+	for _, oid := range kept[:min(len(kept), maxLookedUp)] {
 		serials, err := serialsAt(ctx, m, v.sessions, oid, v.last+1)
 		if err != nil {
 			return err

@@ -54,7 +54,11 @@ func (p *packer) find(decide func(context.Context) error) ([]raidstorage.OID, er
 	if err := p.readToPackTime(); err != nil {
 		return nil, err
 	}
-	if err := p.startMarks(); err != nil {
+	late, err := p.packedLater()
+	if err == nil && !late { // else what led to an object then may be gone
+		err = p.startMarks()
+	}
+	if err != nil {
 		return nil, err
 	}
 	if p.later != nil && p.marks != nil {

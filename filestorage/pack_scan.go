@@ -37,8 +37,16 @@ func (p *packer) readToPackTime() error {
 // redundant tells whether all before packPos is packed and what follows too, or
 // nothing follows: by the same rule as Python's buildPackIndex.
 func (p *packer) redundant() (bool, error) {
-	if p.unpacked || p.packPos == p.end {
+	if p.packPos == p.end {
 		return !p.unpacked, nil
+	}
+	return p.packedLater()
+}
+
+// packedLater tells whether the log was packed to a later time.
+func (p *packer) packedLater() (bool, error) {
+	if p.unpacked || p.packPos == p.end {
+		return false, nil
 	}
 	h, bad, err := p.w.header(p.packPos)
 	return h.status == raidstorage.StatusPacked, p.s.check(bad, err)

@@ -18,7 +18,7 @@ import (
 // garbage at opts.Through and was written again later keeps the later revisions only,
 // as in Python's FileStorage, unless one of those repeats an earlier one. The last
 // transaction stays even if it has lost all its records, so that LastTID does not go
-// back.
+// back. There is no garbage for who has been packed to a later time already.
 func (s *Storage) Pack(ctx context.Context, opts raidstorage.PackOptions) error {
 	h := s.handle()
 	db := h.db
@@ -59,7 +59,7 @@ func (s *Storage) newPacker(ctx context.Context, h *handle, opts raidstorage.Pac
 	}
 	log, last := h.db.log, h.db.last
 	h.db.mu.RUnlock()
-	p := &packer{s: s, h: h, through: min(opts.Through, last), gc: opts.GC && !opts.Decided, references: s.References,
+	p := &packer{s: s, h: h, through: min(opts.Through, last), gc: opts.GC && !opts.Decided && !packedLater(log, opts.Through), references: s.References,
 		packed: make(map[raidstorage.OID]*record), keep: make(map[raidstorage.OID]bool), repeated: make(map[raidstorage.OID]bool)}
 	if p.references == nil {
 		p.references = func(data []byte) ([]raidstorage.OID, error) { return pickleref.References(nil, data) }
@@ -72,6 +72,21 @@ func (s *Storage) newPacker(ctx context.Context, h *handle, opts raidstorage.Pac
 		}
 	}
 	return p, log, nil
+}
+
+// packedLater tells whether the log was packed to a time after through: what led to an
+// object then may be gone.
+func packedLater(log []*transaction, through raidstorage.TID) bool {
+	later, _ := findTxn(log, through+1)
+	if later == len(log) {
+		return false
+	}
+	for _, txn := range log[:later+1] {
+		if txn.Status != raidstorage.StatusPacked {
+			return false
+		}
+	}
+	return true
 }
 
 // packer is one run of Pack.

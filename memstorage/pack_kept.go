@@ -38,6 +38,9 @@ func (s *Storage) FindKept(ctx context.Context, through raidstorage.TID, decide 
 	if err := p.read(ctx, rest); err != nil {
 		return nil, nil, err
 	}
+	if !p.gc {
+		return nil, nil, nil
+	}
 	for oid, rec := range p.packed {
 		switch {
 		case rec.data == nil || p.then[oid]:

@@ -52,10 +52,11 @@ func (t *stagedPack) Relinked(ctx context.Context, _ raidstorage.TID, decide fun
 	if len(t.opts.Garbage) == 0 {
 		return nil, decide(ctx)
 	}
-	p, log, err := t.s.newPacker(ctx, t.h, raidstorage.PackOptions{Through: t.opts.Through, GC: true})
+	p, log, err := t.s.newPacker(ctx, t.h, raidstorage.PackOptions{Through: t.opts.Through})
 	if err != nil {
 		return nil, err
 	}
+	p.gc = true // whatever was packed: it is decided what is garbage
 	if err := p.read(ctx, log); err != nil {
 		return nil, err
 	}

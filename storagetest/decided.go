@@ -105,6 +105,19 @@ func decidedRules() []rule {
 			e.wantPresent(false, 1, 2)
 			e.wantPresent(true, 0)
 		}},
+		rule{name: "who has been packed to a later time has none", run: func(e *env) {
+			tids := e.packedOver()
+			want := e.log(e.s)
+			for _, through := range tids {
+				if garbage := e.findGarbage(through, nil); len(garbage) != 0 {
+					e.Errorf("the garbage at %v is %v", through, garbage)
+				}
+				e.pack(through, true)
+				if diff := cmp.Diff(want, e.log(e.s)); diff != "" {
+					e.Errorf("after a pack to %v the log differs (-want +got):\n%s", through, diff)
+				}
+			}
+		}},
 		rule{name: "an empty storage has none", run: func(e *env) {
 			if garbage := e.findGarbage(raidstorage.MaxTID, nil); len(garbage) != 0 {
 				e.Errorf("the garbage is %v", garbage)
@@ -122,6 +135,19 @@ func decidedRules() []rule {
 			e.pack(through, true) // nothing is locked
 		}},
 	)
+}
+
+// packedOver packs to a time when the objects that led to another one at the times which it
+// returns had been written again.
+func (e *env) packedOver() (earlier []raidstorage.TID) {
+	e.Helper()
+	earlier = []raidstorage.TID{
+		e.commit(map[raidstorage.OID]string{0: Pickled("root", 1), 1: Pickled("child", 2), 2: Pickled("below it"), 3: Pickled("garbage")}),
+		e.commit(objs(1, Pickled("child again", 2))),
+	}
+	e.pack(e.commit(objs(0, Pickled("root again", 1))), true)
+	e.commit(objs(0, Pickled("root, once more", 1)))
+	return earlier
 }
 
 // findGarbage finds garbage; meanwhile is called when it is decided.

@@ -73,6 +73,11 @@ func keptRules() []rule {
 			e.undo(undone)
 			e.findKept(through, nil, 11)
 		}},
+		rule{name: "nothing by who has been packed to a later time", run: func(e *env) {
+			for _, through := range e.packedOver() {
+				e.findKept(through, nil)
+			}
+		}},
 		rule{name: "nothing of an empty storage", run: func(e *env) { e.findKept(raidstorage.MaxTID, nil) }},
 		rule{name: "an error of decide ends it", run: func(e *env) {
 			through := tree(e)
