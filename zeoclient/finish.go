@@ -101,6 +101,26 @@ type sentFinish struct {
 	k *call
 }
 
+// confirmed waits for the finish before this vote, which fails if that did. Until a vote
+// has waited for it the next one depends on it. The caller holds the commit slot.
+func (s *Storage) confirmed(ctx context.Context) error {
+	b := s.behind
+	s.behind = nil
+	return b.c.finished(ctx, b.k)
+}
+
+// failed tells whether it is known to have failed: a vote that fails then has told of it.
+func (b *sentFinish) failed() bool {
+	b.c.mu.Lock() // a connection that ends has ended all its calls then
+	defer b.c.mu.Unlock()
+	select {
+	case <-b.k.done:
+		return b.k.err != nil
+	default:
+		return false
+	}
+}
+
 // finished waits for a finish that was sent. If it fails the connection is given up.
 func (c *conn) finished(ctx context.Context, k *call) error {
 	err := c.wait(ctx, k)

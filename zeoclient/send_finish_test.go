@@ -164,3 +164,49 @@ func TestTheVoteAfterALostFinishFails(t *testing.T) {
 		t.Errorf("the vote after that: %v, last %v", err, vote.Last)
 	}
 }
+
+// TestAVoteThatFailsLeavesTheFinishBeforeItToTheNext: a vote that fails for a reason of its
+// own has not waited for the finish before it. The next one does.
+func TestAVoteThatFailsLeavesTheFinishBeforeItToTheNext(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	var mu sync.Mutex // guards finish and votes
+	var finish *zeowire.Message
+	votes := 0
+	f.setHook(func(c *fakeConn, m zeowire.Message) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		switch m.Name {
+		case zeowire.TPCFinish:
+			finish = &m
+			return true // it is answered below
+		case zeowire.Vote:
+			switch votes++; votes {
+			case 2:
+				c.raise(m, zeowire.ValueError("not this one"))
+				return true
+			case 3:
+				c.raise(*finish, zeowire.ValueError("the disk is full"))
+			}
+		}
+		return false
+	})
+	s := connectTo(t, f, nil)
+	first, _, err := restoring(t, s, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait, err := first.SendFinish(bounded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := restoring(t, s, 20); err == nil {
+		t.Fatal("the second vote was to be refused")
+	}
+	if _, _, err := restoring(t, s, 30); err == nil {
+		t.Error("the third vote succeeded, and the finish before it had failed")
+	}
+	if err := wait(bounded(t)); err == nil {
+		t.Error("nobody says that the finish failed")
+	}
+}

@@ -48,8 +48,6 @@ func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
 		t.end()
 		return raidstorage.Vote{}, err
 	}
-	behind := t.s.behind
-	t.s.behind = nil
 	c, err := t.s.connection(ctx)
 	if err == nil && c.readOnly { // since the transaction began
 		err = &raidstorage.ReadOnlyError{Storage: t.s.Name()}
@@ -60,8 +58,11 @@ func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
 		return raidstorage.Vote{}, err
 	}
 	t.c, t.id = c, c.ids.Add(1)
-	vote, err := t.vote(ctx, behind)
+	vote, err := t.vote(ctx)
 	if err != nil {
+		if b := t.s.behind; b != nil && b.failed() {
+			t.s.behind = nil
+		}
 		t.rollback()
 		return raidstorage.Vote{}, err
 	}
@@ -102,10 +103,11 @@ func (t *txn) rollback() {
 	<-t.s.commit
 }
 
-func (t *txn) vote(ctx context.Context, behind *sentFinish) (raidstorage.Vote, error) {
+func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
+	behind := t.s.behind
 	// The answers to questions depend on it, and over another connection nothing is behind it.
 	if behind != nil && (behind.c != t.c || t.asks()) {
-		if err := behind.c.finished(ctx, behind.k); err != nil {
+		if err := t.s.confirmed(ctx); err != nil {
 			return raidstorage.Vote{}, err
 		}
 		behind = nil
@@ -147,7 +149,7 @@ func (t *txn) vote(ctx context.Context, behind *sentFinish) (raidstorage.Vote, e
 		return raidstorage.Vote{}, t.c.mapped(lastCall.name, err)
 	}
 	if behind != nil { // our server may answer that after both
-		if err := t.c.finished(ctx, behind.k); err != nil {
+		if err := t.s.confirmed(ctx); err != nil {
 			return raidstorage.Vote{}, err
 		}
 		floor = max(floor, raidstorage.TID(t.c.seen.Load()))
