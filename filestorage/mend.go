@@ -246,16 +246,16 @@ func (s *Storage) finishMending() {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	outcome, kept := "", s.path+mendingSuffix
+	outcome, kept, again := "", s.path+mendingSuffix, false
 	switch {
 	case err != nil:
 		outcome = "the note cannot be used, so the record stays as it is: " + err.Error()
 	case s.readOnly:
 		outcome = "the next open for writing puts it right"
 	default:
-		outcome = s.endMending(n)
+		outcome, again = s.endMending(n)
 	}
-	if !s.readOnly {
+	if !s.readOnly && !again {
 		free, err := s.freeName()
 		if err == nil {
 			err = s.keepNote(free)
@@ -270,19 +270,19 @@ func (s *Storage) finishMending() {
 }
 
 // endMending writes a record again of which a part may be written, and tells what came
-// of it.
-func (s *Storage) endMending(n *mendNote) string {
+// of it, and whether the next open has to try again.
+func (s *Storage) endMending(n *mendNote) (outcome string, again bool) {
 	state, err := s.mendState(n)
 	if err == nil && state == mendPartly {
 		err = s.patch(n)
 	}
 	switch {
 	case err != nil:
-		return "the record cannot be put right: " + err.Error()
+		return "the record cannot be put right, and the next open tries again: " + err.Error(), true
 	case state == mendOther:
-		return "the record has been changed since, and stays as it is"
+		return "the record has been changed since, and stays as it is", false
 	}
-	return "it was put right"
+	return "it was put right", false
 }
 
 // readNote reads the note that a crash left. It never returns nil.

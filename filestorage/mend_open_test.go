@@ -48,8 +48,8 @@ func TestNoNoteKeepsAFileFromBeingOpened(t *testing.T) {
 	}{
 		"the record cannot be read": {f: func(r *rotten) *badSector {
 			return &badSector{from: int64(r.at + 1000), to: int64(r.at + 1512)}
-		}, kept: ".damaged0"},
-		"the record cannot be written": {f: func(r *rotten) *badSector { return &badSector{from: int64(r.at), to: int64(r.at + 512), writes: true} }, kept: ".damaged0"},
+		}, kept: ".mending"},
+		"the record cannot be written": {f: func(r *rotten) *badSector { return &badSector{from: int64(r.at), to: int64(r.at + 512), writes: true} }, kept: ".mending"},
 		"the note is a directory": {f: func(r *rotten) *badSector { return &badSector{} }, note: func(t *testing.T, path string) {
 			remove(t, path)
 			if err := os.Mkdir(path, 0o700); err != nil {
