@@ -165,15 +165,10 @@ func (m *Mirror) noteCompared(ctx context.Context, b *backend) error {
 
 // amend changes what the record says of b, which follows. It waits for a commit under way.
 func (m *Mirror) amend(ctx context.Context, b *backend, reason string, edit func(next *Membership, is func(name string) bool)) error {
-	if err := m.lockCommit(ctx); err != nil {
+	if err := m.holdSlot(ctx); err != nil {
 		return err
 	}
 	defer m.unlockCommit()
-	if m.unresolved != nil {
-		if err := m.resolve(ctx); err != nil {
-			return err
-		}
-	}
 	if b.hasLeft() || ctx.Err() != nil {
 		return context.Canceled
 	}

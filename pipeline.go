@@ -116,6 +116,20 @@ func (m *Mirror) lockCommit(ctx context.Context) error {
 	return err
 }
 
+// holdSlot takes the commit slot, with everything settled.
+func (m *Mirror) holdSlot(ctx context.Context) error {
+	if err := m.lockCommit(ctx); err != nil {
+		return err
+	}
+	if m.unresolved != nil {
+		if err := m.resolve(ctx); err != nil {
+			m.unlockCommit()
+			return err
+		}
+	}
+	return nil
+}
+
 // youngest returns the last one in flight, nil if there is none.
 func (m *Mirror) youngest() *flight {
 	m.mu.Lock()

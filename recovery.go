@@ -366,15 +366,10 @@ func (r *recovery) count(ctx context.Context, through TID) (transactions int64) 
 // this front-end is under way. joined is false if too much has to be copied first.
 func (r *recovery) join(ctx context.Context) (joined bool, err error) {
 	m := r.m
-	if err := m.lockCommit(ctx); err != nil {
+	if err := m.holdSlot(ctx); err != nil {
 		return false, err
 	}
 	defer m.unlockCommit()
-	if m.unresolved != nil {
-		if err := m.resolve(ctx); err != nil {
-			return false, err
-		}
-	}
 	last := m.view.Load().last
 	source, err := r.source()
 	if err != nil {

@@ -226,7 +226,7 @@ func (v *verification) run(ctx context.Context) error {
 	if err != nil || v.opts.KeepAll {
 		return err
 	}
-	return v.degrade(ctx)
+	return v.degrade(ctx, v.wrong)
 }
 
 // notIn names the backends that do not serve v.
@@ -260,6 +260,9 @@ func (v *verification) settleFindings(ctx context.Context) error {
 		if f.Wrong {
 			v.report.Wrong[f.Backend]++
 		}
+		if f.Repaired {
+			v.report.Repaired++
+		}
 		if f.Wrong && !f.Repaired {
 			v.wrong[f.Backend], wrong = true, true
 		}
@@ -274,7 +277,10 @@ func (v *verification) settleFindings(ctx context.Context) error {
 	if !wrong || !v.atOnce && len(v.hurt) == 0 || v.opts.KeepAll || v.kept {
 		return nil
 	}
-	return v.degrade(ctx)
+	if v.atOnce {
+		return v.degrade(ctx, v.wrong)
+	}
+	return v.degrade(ctx, v.hurt) // the others when all is compared
 }
 
 // alive returns the sides that are still being compared.
@@ -292,11 +298,11 @@ func (v *verification) progress(always bool) {
 	}
 }
 
-// degrade takes those out that are wrong, as far as enough others stay: those that are
+// degrade takes those out that are named, as far as enough others stay: those that are
 // in sync now, and answer under their commit locks (C4).
-func (v *verification) degrade(ctx context.Context) error {
+func (v *verification) degrade(ctx context.Context, names map[string]bool) error {
 	m := v.m
-	if len(v.wrong) == 0 {
+	if len(names) == 0 {
 		return nil
 	}
 	if err := m.holdSlot(ctx); err != nil {
@@ -309,7 +315,7 @@ func (v *verification) degrade(ctx context.Context) error {
 		name := b.cfg.Name
 		same := slices.ContainsFunc(v.sides, func(x *side) bool { return x.b == b && slices.Contains(live, x.session) })
 		// One that was not mended is damaged whether its session is another one or not.
-		if v.wrong[name] && (same || v.hurt[name] && slices.Contains(m.record.InSync, name)) {
+		if names[name] && (same || v.hurt[name] && slices.Contains(m.record.InSync, name)) {
 			wrong = append(wrong, b)
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -58,10 +59,12 @@ func (v *verification) mend(ctx context.Context, tid TID) error {
 		}
 		delete(groups, f.OID)
 		decided, err := v.mendRecord(ctx, f.OID, tid, group)
-		if err != nil {
-			return err
-		}
 		v.found = append(v.found, decided...)
+		if err != nil { // the rest is found again by who goes on from here
+			v.found = slices.DeleteFunc(v.found, func(f Finding) bool { return !f.Repaired })
+			v.broken = nil
+			return errors.Join(err, v.settleFindings(context.WithoutCancel(ctx)))
+		}
 	}
 	return nil
 }
@@ -76,7 +79,9 @@ func (v *verification) mendRecord(ctx context.Context, oid OID, tid TID, found [
 	}
 	decided, blob, err := v.mendData(ctx, oid, tid, found)
 	if err == nil && blob {
-		decided, err = v.mendBlobs(ctx, oid, tid, found)
+		var more []Finding
+		more, err = v.mendBlobs(ctx, oid, tid, found)
+		decided = append(decided, more...)
 	}
 	if len(decided) > 0 && !slices.ContainsFunc(decided, func(f Finding) bool { return f.Repaired }) {
 		v.vain++
@@ -88,22 +93,8 @@ func (v *verification) mendRecord(ctx context.Context, oid OID, tid TID, found [
 // transaction again, of all backends, with the commit slot held.
 const maxVain = 100
 
-// holdSlot takes the commit slot, with everything settled.
-func (m *Mirror) holdSlot(ctx context.Context) error {
-	if err := m.lockCommit(ctx); err != nil {
-		return err
-	}
-	if m.unresolved != nil {
-		if err := m.resolve(ctx); err != nil {
-			m.unlockCommit()
-			return err
-		}
-	}
-	return nil
-}
-
-// mendData is mendRecord for the data. blob tells that they are the same everywhere, and
-// that there is a blob.
+// mendData is mendRecord for the data. blob tells that they are the same everywhere now,
+// and that there is a blob.
 func (v *verification) mendData(ctx context.Context, oid OID, tid TID, found []Finding) (decided []Finding, blob bool, err error) {
 	m := v.m
 	if err := m.holdSlot(ctx); err != nil {
@@ -148,9 +139,15 @@ func (v *verification) mendData(ctx context.Context, oid OID, tid TID, found []F
 			Detail: fmt.Sprintf("%s; SHA-256 %x instead of %x", reason, sha256.Sum256(h.data), sha256.Sum256(right.data))}
 		kept, err := m.mendOne(ctx, h, right.data, oid, tid)
 		if err := v.mended(ctx, &f, kept, err); err != nil {
-			return nil, false, err
+			return decided, false, err
 		}
 		decided = append(decided, f)
+	}
+	if slices.ContainsFunc(decided, func(f Finding) bool { return !f.Repaired }) {
+		blobs := slices.DeleteFunc(slices.Clone(found), func(f Finding) bool { return f.Kind != FindingBlob })
+		decided = append(decided, because(blobs, "the data of the record differ, too")...)
+	} else if slices.ContainsFunc(known, func(h heldRecord) bool { return h.blob }) {
+		return decided, true, nil // who could not be asked again is asked for the blob
 	}
 	return append(decided, without(found, known, "it could not be asked again")...), false, nil
 }
@@ -313,6 +310,10 @@ func (v *verification) mended(ctx context.Context, f *Finding, kept string, err 
 	m, name := v.m, f.Backend
 	if err != nil {
 		f.Detail += fmt.Sprintf("; it was not repaired (%v): %s", err, unmendable)
+		// Nothing was tried: it is as if nothing were to be repaired.
+		if isA[*BusyError](err) || errors.Is(err, errors.ErrUnsupported) {
+			return nil
+		}
 		v.hurt[name] = true
 		if slices.Contains(m.record.Damaged, name) {
 			return nil
@@ -325,7 +326,6 @@ func (v *verification) mended(ctx context.Context, f *Finding, kept string, err 
 	if kept != "" {
 		f.Detail += "; what was there is kept in " + kept
 	}
-	v.report.Repaired++
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, b := range m.backends {

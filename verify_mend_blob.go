@@ -72,7 +72,7 @@ func (v *verification) mendBlobs(ctx context.Context, oid OID, tid TID, found []
 				h.sum.Size, h.sum.SHA256, right.Size, right.SHA256)
 		}
 		if err := v.mendBlob(ctx, &f, h, voters); err != nil {
-			return nil, err
+			return decided, err
 		}
 		decided = append(decided, f)
 	}
@@ -169,7 +169,7 @@ func (v *verification) mendBlob(ctx context.Context, f *Finding, h heldBlob, vot
 	if err == nil {
 		kept, err = v.placeBlob(ctx, f, h, voters, staged)
 	}
-	if _, ok := err.(*votesError); ok { // as if nothing had been decided
+	if isA[*votesError](err) { // as if nothing had been decided
 		f.Wrong, f.Detail = false, f.Detail+"; nothing is changed: "+err.Error()
 		return nil
 	}

@@ -260,6 +260,14 @@ func TestRepair(t *testing.T) {
 		}}, 3, 2, []string{"b1", "b2"}},
 		{hurt{"a blob", func(d *disks) { d.rewriteBlob(1, "what the blob hXlds") }}, 3, 1, []string{"b2"}},
 		{hurt{"a blob that is shorter", func(d *disks) { d.rewriteBlob(0, "what") }}, 3, 1, []string{"b1"}},
+		{hurt{"a record and its blob", func(d *disks) {
+			d.rot(1, blobRecord, 3, "#")
+			d.rewriteBlob(1, "what the blob hXlds")
+		}}, 3, 2, []string{"b2", "b2"}},
+		{hurt{"a record of one, and its blob of another", func(d *disks) {
+			d.rot(1, blobRecord, 3, "#")
+			os.Remove(d.blob(2))
+		}}, 3, 2, []string{"b2", "b3"}},
 		{hurt{"an empty blob", func(d *disks) { d.rewriteBlob(0, "") }}, 3, 1, []string{"b1"}},
 		{hurt{"a blob that is gone", func(d *disks) { os.Remove(d.blob(2)) }}, 3, 1, []string{"b3"}},
 		{hurt{"a pickle that is none, of two members", func(d *disks) {

@@ -309,6 +309,28 @@ func TestFailedRepairsLeaveTheirMark(t *testing.T) {
 	}
 }
 
+// A storage that is busy, as with the dry run of a pack, has not failed to be repaired: its
+// backend is treated as if nothing were to be repaired.
+func TestRepairOfABusyStorageLeavesNoMark(t *testing.T) {
+	t.Parallel()
+	d := newDisks(t, 3)
+	d.cfg.WriteQuorum = 3
+	d.fill()
+	d.rot(1, "another object", 3, "#")
+	d.seen["b2"].Inject(storagetest.Fault{Call: storagetest.CallMend, Kind: storagetest.Fail, Err: &raidstorage.BusyError{Op: "mend", Holder: "pack"}, Times: 2})
+	report := d.repair()
+	if report.Repaired != 0 || report.Kept == "" || report.Wrong["b2"] == 0 {
+		t.Errorf("the report is %+v", report)
+	}
+	if damaged := d.m.Status().Membership.Damaged; len(damaged) > 0 {
+		t.Errorf("by the record %v are damaged", damaged)
+	}
+	if report := d.repair(); report.Repaired != 1 || report.Findings != 1 {
+		t.Errorf("later the report is %+v", report)
+	}
+	d.wantAsBefore()
+}
+
 // A blob that hangs costs its deadline and holds up no commit.
 func TestRepairOfBlobsHasADeadline(t *testing.T) {
 	t.Parallel()
@@ -357,7 +379,7 @@ func TestDamageAfterTheComparisonOfLogs(t *testing.T) {
 	}
 }
 
-// The scrub repairs unless it is told not to; Verify only if it is told to.
+// The scrub and Verify repair only if they are told to.
 func TestWhoRepairs(t *testing.T) {
 	t.Parallel()
 	for _, off := range []bool{false, true} {
