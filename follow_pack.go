@@ -47,11 +47,10 @@ func (p *packing) packFollowers() {
 			continue
 		}
 		before := slices.Contains(p.before, b.cfg.Name)
-		earlier := before && p.through < p.lastHorizon
 		b.pack = &packAt{
 			opts: PackOptions{Through: p.through, GC: p.opts.GC, Garbage: p.garbage},
-			cut:  p.cut, decided: p.decided, behind: b.lastTID < p.through, before: before, earlier: earlier,
-			apart: p.apart || p.tells && earlier,
+			cut:  p.cut, decided: p.decided, behind: b.lastTID < p.through, before: before, earlier: before && p.through < p.lastHorizon,
+			apart: p.apart,
 		}
 		b.wake()
 	}

@@ -123,8 +123,9 @@ func (m *Mirror) findAtOne(ctx context.Context, through TID, decide func(context
 	case len(v.sessions) == 0:
 		return &UnavailableError{Need: 1}
 	}
-	s := m.mostFirst(ctx, v.sessions)[0]
-	err := find(s, min(through, v.last), func(ctx context.Context) error {
+	through = min(through, v.last)
+	s := m.mostFirst(ctx, m.knowing(ctx, v, v.sessions, through))[0]
+	err := find(s, through, func(ctx context.Context) error {
 		if err := decide(ctx); err != nil {
 			return err
 		}
@@ -142,7 +143,8 @@ func (m *Mirror) findAtOne(ctx context.Context, through TID, decide func(context
 // that lacks an object which the others have afterwards is degraded. Reads and
 // commits go on, but no undo. The pack time is at most the last transaction's; with
 // backends that only have a garbage collection of their own it is before it, so that
-// they cannot drop the last transaction. Progress is in Status and in events.
+// they cannot drop the last transaction. If all backends in sync were packed to a later time
+// already, nothing is done. Progress is in Status and in events.
 //
 // Beside GarbageFinders those others may drop more: objects that could not be reached at
 // the pack time and that a later transaction has linked again (KeptFinder). If there are
@@ -181,12 +183,13 @@ type packing struct {
 	through TID
 	cut     TID
 	garbage []OID
-	decided bool     // garbage is known
-	finder  *session // who told what is garbage
-	natives bool     // there are native backends
-	mixed   bool     // there are both kinds
-	tells   bool     // who finds the garbage must tell what others would drop besides (pack_kept.go)
-	apart   bool     // they would, or may
+	decided bool       // garbage is known
+	able    []*session // the native ones that know what could be reached at the pack time
+	finder  *session   // who told what is garbage
+	natives bool       // there are native backends
+	mixed   bool       // there are both kinds
+	tells   bool       // who finds the garbage must tell what others would drop besides (pack_kept.go)
+	apart   bool       // they would, or may
 	// before are the backends that an earlier pack up to lastHorizon has left unpacked.
 	before      []string
 	lastHorizon TID
@@ -246,6 +249,9 @@ func (p *packing) attempt(ctx context.Context) error {
 		return nil
 	}
 	p.progress(true, func(pp *PackProgress) { pp.Phase, pp.Through = PackFinding, p.through })
+	if nothing, err := p.packedAlready(ctx, v, finders); nothing || err != nil {
+		return err
+	}
 	if p.opts.Decided {
 		p.garbage = p.opts.Garbage
 	}
@@ -260,7 +266,7 @@ func (p *packing) attempt(ctx context.Context) error {
 		defer m.unlockCommit()
 		return p.makeCut(ctx)
 	}
-	able, err := p.ableToTell(finders)
+	able, err := p.ableToTell()
 	if err != nil {
 		return err
 	}
@@ -388,9 +394,6 @@ func (p *packing) writeCut(ctx context.Context) error {
 		if native(s) != p.natives && !p.mixed {
 			return &UnavailableError{Err: fmt.Errorf("backend %s has come back meanwhile; pack again", s.b.cfg.Name)}
 		}
-	}
-	if err := p.packsBehind(v); err != nil {
-		return err
 	}
 	p.before, p.lastHorizon = m.record.Unpacked, m.record.PackHorizon
 	next := m.record.next(m.now(), fmt.Sprintf("pack to %v begins, decided at %v", p.through, v.last))

@@ -85,7 +85,7 @@ func (m *Mirror) EstimatePack(ctx context.Context, opts PackOptions) (PackEstima
 		return PackEstimate{}, nil
 	}
 	var errs *multierror.Error
-	for _, s := range m.mostFirst(ctx, able) {
+	for _, s := range m.mostFirst(ctx, m.knowing(ctx, v, able, opts.Through)) {
 		estimate, err := leave(ctx, m, m.tuned().Timeouts.Pack, func(ctx context.Context) (PackEstimate, error) {
 			return estimateAt(ctx, s.storage, opts)
 		})

@@ -117,12 +117,12 @@ func (p *packing) find(ctx context.Context, s *session, decide func(context.Cont
 	return f, err
 }
 
-// ableToTell leaves the backends that can find the garbage for this pack.
-func (p *packing) ableToTell(finders []*session) ([]*session, error) {
+// ableToTell returns the backends that can find the garbage for this pack.
+func (p *packing) ableToTell() ([]*session, error) {
 	if !p.tells || !p.mixed {
-		return finders, nil
+		return p.able, nil
 	}
-	able := slices.DeleteFunc(slices.Clone(finders), func(s *session) bool {
+	able := slices.DeleteFunc(slices.Clone(p.able), func(s *session) bool {
 		_, err := Can[KeptFinder](s.storage)
 		return err != nil
 	})
@@ -151,23 +151,6 @@ func (p *packing) keptByLater(oids []OID) error {
 	return &apartError{kept: oids, refusal: &InvalidError{Op: "pack", Reason: fmt.Sprintf(
 		"%s could not be reached at %v, and what was written later leads to it or repeats it: backends that find the garbage themselves, as ZEO servers do, would drop it; pack to a later time, when it could be reached again, or to an earlier one",
 		objects, p.through)}}
-}
-
-// packsBehind refuses a pack to an earlier time than the last, if that has left a backend
-// unpacked that finds the garbage itself: those that were packed do not know any more what
-// could be reached then. The commit slot is held.
-func (p *packing) packsBehind(v *view) error {
-	r := p.m.record
-	if !p.tells || !p.mixed || p.through >= r.PackHorizon {
-		return nil
-	}
-	for _, s := range v.sessions {
-		if !native(s) && slices.Contains(r.Unpacked, s.b.cfg.Name) {
-			return &apartError{refusal: &InvalidError{Op: "pack", Reason: fmt.Sprintf(
-				"backend %s was not packed to %v, as others were; pack to that time or a later one first", s.b.cfg.Name, r.PackHorizon)}}
-		}
-	}
-	return nil
 }
 
 // maxLookedUp is how many of the objects in the way are looked up: who has packed lacks all

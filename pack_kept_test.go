@@ -316,56 +316,6 @@ func TestAnUndoThatWasGivenUpIsInNoPacksWay(t *testing.T) {
 	})
 }
 
-// A pack to a time before the last one does nothing, as by Python, also if what led to an
-// object at that time is gone.
-func TestPackOfBothKindsToBeforeTheLastOne(t *testing.T) {
-	t.Parallel()
-	mixed(t, func(t *testing.T, w *world) {
-		m := w.start()
-		tids := w.tree(m)
-		w.mustCommit(m, 0, storagetest.Pickled("root again", 1))
-		w.wait(m)
-		mustPack(t, m, raidstorage.MaxTID)
-		horizon := w.record().PackHorizon
-		for _, through := range tids {
-			mustPack(t, m, through)
-			w.wantPacked(horizon)
-			w.wantEqual("b1", "b2")
-		}
-		if _, err := m.LoadBefore(t.Context(), 1, raidstorage.MaxTID); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// Who was packed does not know any more what could be reached before that. A backend that
-// finds the garbage itself, and was not, is not packed to such a time.
-func TestPackToBeforeTheLastOneThatHasFailedElsewhere(t *testing.T) {
-	t.Parallel()
-	mixed(t, func(t *testing.T, w *world) {
-		m := w.start()
-		tids := w.tree(m)
-		w.mustCommit(m, 0, storagetest.Pickled("root again", 1))
-		w.wait(m)
-		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
-		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true}); err == nil {
-			t.Fatal("the pack of b2 did not fail")
-		}
-		synctest.Wait()
-		before := w.record()
-		err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[0], GC: true})
-		if invalid := wantErr[*raidstorage.InvalidError](t, "Pack", err); !strings.Contains(invalid.Reason, "backend b2 was not packed to "+before.PackHorizon.String()) {
-			t.Errorf("the refusal does not tell of b2: %v", err)
-		}
-		if r := w.record(); r.Epoch != before.Epoch || r.Lock != nil {
-			t.Errorf("the record is %+v, it was %+v", r, before)
-		}
-		mustPack(t, m, before.PackHorizon)
-		w.wantPacked(before.PackHorizon)
-		w.wantEqual("b1", "b2")
-	})
-}
-
 // withoutKept is a native backend that does not know what others would drop.
 type withoutKept struct{ *storagetest.FaultyStorage }
 

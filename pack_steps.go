@@ -41,7 +41,7 @@ func canStage(s *session) bool {
 func (p *packing) inTwoSteps(ctx context.Context, natives []*session) error {
 	p.staged, p.order = make(map[*session]StagedPack), natives
 	if p.opts.GC && !p.opts.Decided {
-		able, err := p.ableToTell(natives)
+		able, err := p.ableToTell()
 		if err == nil {
 			err = p.findAt(ctx, able, p.findOnly)
 		}

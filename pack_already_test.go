@@ -1,0 +1,133 @@
+package raidstorage_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/zeoraid/raidstorage"
+	"github.com/zeoraid/raidstorage/storagetest"
+)
+
+// A pack to a time before the last one does nothing, as by Python, also if what led to an
+// object at that time is gone.
+func TestPackOfBothKindsToBeforeTheLastOne(t *testing.T) {
+	t.Parallel()
+	mixed(t, func(t *testing.T, w *world) {
+		m := w.start()
+		tids := w.tree(m)
+		w.mustCommit(m, 0, storagetest.Pickled("root again", 1))
+		w.wait(m)
+		mustPack(t, m, raidstorage.MaxTID)
+		horizon, epoch := w.record().PackHorizon, w.record().Epoch
+		for _, through := range tids {
+			mustPack(t, m, through)
+			w.wantPacked(horizon)
+			w.wantEqual("b1", "b2")
+		}
+		if r := w.record(); r.Epoch != epoch {
+			t.Errorf("the record was written: %+v", r)
+		}
+	})
+}
+
+// wantUntold checks that a pack was refused, as nobody can tell what b2 would drop, and
+// that nothing has happened.
+func (w *world) wantUntold(err error, before raidstorage.Membership) {
+	w.t.Helper()
+	if invalid := wantErr[*raidstorage.InvalidError](w.t, "Pack", err); !strings.Contains(invalid.Reason, "what backend b2 would drop") {
+		w.t.Errorf("the refusal does not tell of b2: %v", err)
+	}
+	synctest.Wait()
+	if r := w.record(); r.Epoch != before.Epoch || r.Lock != nil || r.Unfinished != nil {
+		w.t.Errorf("the record is %+v, it was %+v", r, before)
+	}
+}
+
+// Who was packed does not know any more what could be reached before that. A backend that
+// finds the garbage itself, and was not, is not packed to such a time.
+func TestPackToBeforeTheLastOneThatHasFailedElsewhere(t *testing.T) {
+	t.Parallel()
+	mixed(t, func(t *testing.T, w *world) {
+		m := w.start()
+		tids := w.tree(m)
+		w.mustCommit(m, 0, storagetest.Pickled("root again", 1))
+		w.wait(m)
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true}); err == nil {
+			t.Fatal("the pack of b2 did not fail")
+		}
+		synctest.Wait()
+		before := w.record()
+		w.wantUntold(m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[0], GC: true}), before)
+		mustPack(t, m, before.PackHorizon)
+		w.wantPacked(before.PackHorizon)
+		w.wantEqual("b1", "b2")
+	})
+}
+
+// It does not matter who has packed: what was linked again before a pack of b1 alone stays
+// at b2.
+func TestPackToBeforeOneBehindTheMirror(t *testing.T) {
+	t.Parallel()
+	mixed(t, func(t *testing.T, w *world) {
+		m := w.start()
+		through := w.tree(m)[2] // with 10 and 11 as garbage
+		w.wait(m)
+		w.mustCommit(m, 0, storagetest.Pickled("root", 1, 10))
+		linked := w.wait(m)
+		w.packAside(0, raidstorage.PackOptions{Through: linked})
+		last := w.wait(m)
+		w.wantUntold(m.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true}), w.record())
+		for _, oid := range []raidstorage.OID{10, 11} {
+			if _, err := w.backend("b2").LoadBefore(t.Context(), oid, raidstorage.MaxTID); err != nil {
+				t.Errorf("object %v at b2: %v", oid, err)
+			}
+		}
+		mustPack(t, m, last)
+		w.wantEqual("b1", "b2")
+	})
+}
+
+// A pack to now of an idle mirror whose files were packed to the last transaction is to be
+// asked for again: the pack time of ZEO servers is a little before that.
+func TestPackToNowOfWhoWasPackedToTheLastTransaction(t *testing.T) {
+	t.Parallel()
+	mixed(t, func(t *testing.T, w *world) {
+		m := w.start()
+		w.tree(m)
+		last := w.wait(m)
+		w.packAside(0, raidstorage.PackOptions{Through: last})
+		epoch := w.record().Epoch
+		err := m.Pack(t.Context(), raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true})
+		wantErr[*raidstorage.UnavailableError](t, "Pack", err)
+		if r := w.record(); r.Epoch != epoch || r.Lock != nil {
+			t.Errorf("the record is %+v", r)
+		}
+		w.wait(m)
+		mustPack(t, m, raidstorage.MaxTID)
+		w.wantPacked(w.record().PackHorizon)
+		w.wantEqual("b1", "b2")
+	})
+}
+
+// Of two native backends the one that was not packed tells what is garbage.
+func TestPackOfWhomOneWasPackedLater(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		tids := w.tree(m)
+		w.mustCommit(m, 0, storagetest.Pickled("root again", 1))
+		w.packAside(0, raidstorage.PackOptions{Through: w.wait(m)})
+		w.wait(m)
+		estimate, err := m.EstimatePack(t.Context(), raidstorage.PackOptions{Through: tids[0], GC: true})
+		if err != nil || estimate.Objects != 2 {
+			t.Errorf("a dry run tells %+v, %v", estimate, err)
+		}
+		mustPack(t, m, tids[0])
+		for _, name := range []string{"b1", "b2"} {
+			if _, err := w.backend(name).LoadBefore(t.Context(), 11, raidstorage.MaxTID); raidstorage.Classify(err) != raidstorage.ClassAnswer {
+				t.Errorf("%s still has garbage: %v", name, err)
+			}
+		}
+	})
+}
