@@ -298,10 +298,14 @@ func (v *verification) mendObject(ctx context.Context, oid OID, serial TID) erro
 		found[i].Kind, found[i].TID = FindingRecord, serial
 	}
 	decided, err := v.mendRecord(ctx, oid, serial, found)
-	if err == nil && len(decided) > 0 { // else the logs are alike
+	if err != nil {
+		v.found = decided
+		return v.settleRepaired(ctx, err)
+	}
+	if len(decided) > 0 { // else the logs are alike
 		v.found = decided
 	}
-	return err
+	return nil
 }
 
 // rebuildIndex tells an operator what to do about an index.

@@ -60,13 +60,19 @@ func (v *verification) mend(ctx context.Context, tid TID) error {
 		delete(groups, f.OID)
 		decided, err := v.mendRecord(ctx, f.OID, tid, group)
 		v.found = append(v.found, decided...)
-		if err != nil { // the rest is found again by who goes on from here
-			v.found = slices.DeleteFunc(v.found, func(f Finding) bool { return !f.Repaired })
-			v.broken = nil
-			return errors.Join(err, v.settleFindings(context.WithoutCancel(ctx)))
+		if err != nil {
+			return v.settleRepaired(ctx, err)
 		}
 	}
 	return nil
+}
+
+// settleRepaired ends with err what has repaired some records: the rest is found again by
+// who goes on from here.
+func (v *verification) settleRepaired(ctx context.Context, err error) error {
+	v.found = slices.DeleteFunc(v.found, func(f Finding) bool { return !f.Repaired })
+	v.broken = nil
+	return errors.Join(err, v.settleFindings(context.WithoutCancel(ctx)))
 }
 
 func (v *verification) mends() bool { return v.opts.Repair && !v.opts.KeepAll }
@@ -79,8 +85,11 @@ func (v *verification) mendRecord(ctx context.Context, oid OID, tid TID, found [
 	}
 	decided, blob, err := v.mendData(ctx, oid, tid, found)
 	if err == nil && blob {
+		rest := slices.DeleteFunc(slices.Clone(found), func(f Finding) bool {
+			return f.Kind == FindingRecord && slices.ContainsFunc(decided, func(d Finding) bool { return d.Backend == f.Backend })
+		})
 		var more []Finding
-		more, err = v.mendBlobs(ctx, oid, tid, found)
+		more, err = v.mendBlobs(ctx, oid, tid, rest)
 		decided = append(decided, more...)
 	}
 	if len(decided) > 0 && !slices.ContainsFunc(decided, func(f Finding) bool { return f.Repaired }) {
@@ -147,9 +156,10 @@ func (v *verification) mendData(ctx context.Context, oid OID, tid TID, found []F
 		blobs := slices.DeleteFunc(slices.Clone(found), func(f Finding) bool { return f.Kind != FindingBlob })
 		decided = append(decided, because(blobs, "the data of the record differ, too")...)
 	} else if slices.ContainsFunc(known, func(h heldRecord) bool { return h.blob }) {
-		return decided, true, nil // who could not be asked again is asked for the blob
+		blob = true
+		found = slices.DeleteFunc(slices.Clone(found), func(f Finding) bool { return f.Kind == FindingBlob }) // they follow
 	}
-	return append(decided, without(found, known, "it could not be asked again")...), false, nil
+	return append(decided, without(found, known, "it could not be asked again")...), blob, nil
 }
 
 // because says in findings why nothing was repaired.

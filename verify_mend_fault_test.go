@@ -112,6 +112,23 @@ func TestUnreadableBlobsAreNotReplaced(t *testing.T) {
 	})
 }
 
+// A record that was put right stays so, whatever its blob is: one that cannot be judged says
+// nothing about who was repaired.
+func TestRepairOfARecordWhoseBlobCannotBeJudged(t *testing.T) {
+	t.Parallel()
+	d := newDisks(t, 3)
+	m := d.fill()
+	d.rot(1, blobRecord, 3, "#")
+	d.hurtBlobs("b3", func(context.Context) error { return syscall.EIO })
+	report, err := m.Verify(t.Context(), raidstorage.VerifyOptions{Repair: true})
+	if err != nil || report.Repaired != 1 || report.Findings != 1 || len(report.Degraded) > 0 {
+		t.Errorf("the report is %+v, %v", report, err)
+	}
+	d.hurtBlobs("b3", func(context.Context) error { return nil })
+	d.wantAsBefore()
+	d.wantInSync("b1", "b2", "b3")
+}
+
 // hurtBlobs makes opening blobs of a backend fail as err says.
 func (d *disks) hurtBlobs(name string, err func(context.Context) error) {
 	d.mu.Lock()

@@ -60,6 +60,9 @@ func (s *Storage) MendRecord(ctx context.Context, oid raidstorage.OID, tid raids
 		return "", err
 	}
 	defer end()
+	if err := s.noteWaits(); err != nil {
+		return "", err
+	}
 	rec, err := s.recordIn(ctx, oid, tid)
 	if err != nil {
 		return "", err
@@ -212,6 +215,17 @@ func (s *Storage) writeNote(n *mendNote) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// noteWaits refuses to repair anything before the next open has tried again what a note of
+// an earlier repair tells of.
+func (s *Storage) noteWaits() error {
+	path := s.path + mendingSuffix
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil // writeNote tells, if it is not that there is none
+	}
+	return &raidstorage.BusyError{Op: "mend record", Holder: "repair", Since: info.ModTime(), Reason: "the next open of the storage tries again what " + path + " tells of"}
 }
 
 // freeName returns where the next note is to be kept.

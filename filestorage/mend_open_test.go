@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,6 +95,15 @@ func TestNoNoteKeepsAFileFromBeingOpened(t *testing.T) {
 				t.Fatalf("it cannot be opened: %v", err)
 			}
 			put(t, s, 4, storagetest.Pickled("it goes on"))
+			if _, err := os.Lstat(r.path + ".mending"); err == nil && c.note == nil { // one at a time
+				other, err := s.LoadBefore(t.Context(), 10, raidstorage.MaxTID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				good := append(slices.Clone(other.Data[:len(other.Data)-1]), '#')
+				_, err = s.MendRecord(t.Context(), 10, other.Serial, other.Data, good)
+				wantErr[*raidstorage.BusyError](t, err)
+			}
 			if err := s.Close(); err != nil {
 				t.Error(err)
 			}
