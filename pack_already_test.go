@@ -1,6 +1,7 @@
 package raidstorage_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -129,5 +130,44 @@ func TestPackOfWhomOneWasPackedLater(t *testing.T) {
 				t.Errorf("%s still has garbage: %v", name, err)
 			}
 		}
+	})
+}
+
+// Two that a pack has left out hold different revisions of what it has dropped: that is no
+// damage.
+func TestVerifyOfGarbageThatAPackHasLeftBehind(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.makeSelfish("b2", "b3")
+		w.cfg.WriteQuorum, w.cfg.StartQuorum = 1, 1
+		w.cfg.AutoRecover = raidstorage.AutoRecoverOff
+		m := w.start()
+		w.mustCommit(m, 0, storagetest.Pickled("root"))
+		w.mustCommit(m, 66, storagetest.Pickled("garbage"))
+		w.wait(m)
+		disable := func(name string) {
+			if err := m.Disable(t.Context(), name, "test"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		disable("b3")
+		w.mustCommit(m, 66, storagetest.Pickled("garbage again"))
+		disable("b2")
+		mustPack(t, m, raidstorage.MaxTID)
+		for _, name := range []string{"b2", "b3"} {
+			if err := m.Recover(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r := w.record(); !slices.Equal(slices.Sorted(slices.Values(r.Unpacked)), []string{"b2", "b3"}) {
+			t.Fatalf("unpacked are %v", r.Unpacked)
+		}
+		if report := verify(t, m, raidstorage.VerifyOptions{}); report.Findings != 0 || len(report.Degraded) > 0 {
+			t.Errorf("the report is %+v", report)
+		}
+		w.wantInSync("b1", "b2", "b3")
+		w.wait(m)
+		mustPack(t, m, raidstorage.MaxTID)
+		w.wantPacked(w.record().PackHorizon)
+		w.wantEqual("b1", "b2", "b3")
 	})
 }

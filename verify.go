@@ -177,7 +177,8 @@ type verification struct {
 // side is one backend being compared.
 type side struct {
 	*session
-	horizon TID // it is packed up to here
+	horizon TID  // it is packed up to here
+	uneven  bool // by the record it is not, and may hold what the others have dropped
 	failed  bool
 	next    func() (identity, bool, error) // nil if its log is to be read from report.TID on
 	stop    func()
@@ -198,13 +199,15 @@ func (v *verification) run(ctx context.Context) error {
 		return &UnavailableError{Need: 1}
 	}
 	v.report.LeftOut = m.notIn(view)
-	packed := TID(m.horizon.Load())
+	m.mu.Lock()
+	packed, unpacked := m.shown.PackHorizon, m.shown.Unpacked
+	m.mu.Unlock()
 	v.report.Through, v.report.Backends = view.last, nil
 	made(&v.report.Wrong) // a report that was saved lacks those that are empty
 	made(&v.report.Unread)
 	for _, s := range view.sessions {
 		v.report.Backends = append(v.report.Backends, s.b.cfg.Name)
-		x := &side{session: s}
+		x := &side{session: s, uneven: slices.Contains(unpacked, s.b.cfg.Name)}
 		v.sides = append(v.sides, x)
 		horizon, err := patient(ctx, v, x, func() (TID, error) { return packHorizon(ctx, x.timely) })
 		if err != nil {

@@ -123,7 +123,7 @@ func (v *verification) compareRecord(ctx context.Context, all []*side, has func(
 			if err != nil {
 				v.lost(ctx, x, err)
 			}
-			if dropped || err != nil || whole[i] {
+			if dropped || err != nil || whole[i] || x.uneven && v.collected(ctx, all, oid, tid) {
 				continue
 			}
 			kinds[x] = FindingMissing
@@ -135,6 +135,19 @@ func (v *verification) compareRecord(ctx context.Context, all []*side, has func(
 	}
 	v.judge(sides, sums, Finding{Kind: FindingRecord, OID: oid, TID: tid}, kinds)
 	return ctx.Err()
+}
+
+// collected tells whether a pack has dropped an object with its record of tid: those that it
+// has left out may hold any older revision of it, and lack later ones if they were
+// recovered since.
+func (v *verification) collected(ctx context.Context, all []*side, oid OID, tid TID) bool {
+	return slices.ContainsFunc(all, func(x *side) bool {
+		if x.uneven || tid > x.horizon {
+			return false
+		}
+		_, err := patient(ctx, v, x, func() (Revision, error) { return x.timely.LoadBefore(ctx, oid, x.horizon+1) })
+		return isA[*NotFoundError](err)
+	})
 }
 
 // judge compares what the sides have, nil for nothing, and notes who is wrong.
@@ -257,6 +270,7 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 	var votes []*digest
 	var serials []TID // 0: it has none
 	uneven := v.m.uneven.Load()
+	collected := false // by who is packed as the record says
 	for _, x := range sides {
 		rev, err := patient(ctx, v, x, func() (Revision, error) { return x.timely.LoadBefore(ctx, oid, v.report.Through+1) })
 		switch {
@@ -264,6 +278,7 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 			if !uneven { // else it may be garbage that this one has dropped
 				judged, votes, serials = append(judged, x), append(votes, nil), append(serials, 0)
 			}
+			collected = collected || !x.uneven
 		case err != nil:
 			return &BackendError{Backend: x.b.cfg.Name, Op: "load", Err: err}
 		default:
@@ -276,6 +291,9 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 			}
 			judged, votes, serials = append(judged, x), append(votes, &sum), append(serials, rev.Serial)
 		}
+	}
+	if uneven && collected && len(judged) > 0 && !slices.ContainsFunc(judged, func(x *side) bool { return !x.uneven }) && slices.Max(serials) <= judged[0].horizon {
+		return nil // those that the pack has left out may hold any revision of it
 	}
 	v.judge(judged, votes, Finding{Kind: FindingObject, OID: oid, TID: v.report.Through}, nil)
 	switch {
