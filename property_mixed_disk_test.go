@@ -165,6 +165,12 @@ func (d *mixedDisk) die() {
 	d.cutOff()
 }
 
+func (d *mixedDisk) isDown() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.down
+}
+
 // revive is the contrary of die.
 func (d *mixedDisk) revive() error {
 	d.life.Lock()

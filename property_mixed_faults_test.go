@@ -106,10 +106,12 @@ func (r *mixedRun) away(rng *rand.Rand) *mixedDisk {
 // mirror never made.
 func (r *mixedRun) diverge(rng *rand.Rand) {
 	d := r.away(rng)
-	if d == nil || d.down {
+	if d == nil {
 		return
 	}
-	r.later.Wait()
+	if r.later.Wait(); d.isDown() {
+		return
+	}
 	if d.server == nil && d.mem == nil {
 		r.crash() // a file can be opened once
 	}
@@ -274,7 +276,7 @@ func (r *mixedRun) fault(rng *rand.Rand) {
 	kinds := []storagetest.Kind{storagetest.Fail, storagetest.LoseReply, storagetest.Disconnect, storagetest.Observe}
 	f := storagetest.Fault{Call: calls[rng.IntN(len(calls))], Kind: kinds[rng.IntN(len(kinds))], After: rng.IntN(4), Times: 1}
 	if f.Kind == storagetest.Observe {
-		f.Delay = time.Duration(rng.IntN(50)) * time.Millisecond
+		f.Delay = time.Duration(rng.IntN(int(mixedDelay)))
 		switch rng.IntN(4) {
 		case 0:
 			f.Hook = r.kill
@@ -285,6 +287,9 @@ func (r *mixedRun) fault(rng *rand.Rand) {
 	r.note("%v: %v", d, f)
 	d.inject(f)
 }
+
+// mixedDelay is more than a fault delays a call.
+const mixedDelay = 50 * time.Millisecond
 
 // finale brings everything back and compares everything.
 func (r *mixedRun) finale() {

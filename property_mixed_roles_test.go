@@ -282,7 +282,7 @@ func (r *mixedRun) awaitFollowers() bool {
 // says, and returns the disks of those that must hold everything.
 func (r *mixedRun) settledRoles() (whole []*mixedDisk) {
 	if !r.awaitFollowers() {
-		r.failf("who follows does not catch up although nothing is wrong: %+v", r.m.Status())
+		r.stuck("who follows does not catch up although nothing is wrong: %+v", r.m.Status())
 		return nil
 	}
 	record := r.reg.record()
