@@ -123,12 +123,21 @@ func (v *verification) compareRecord(ctx context.Context, all []*side, has func(
 			if err != nil {
 				v.lost(ctx, x, err)
 			}
-			if dropped || err != nil || whole[i] || x.uneven && v.collected(ctx, all, oid, tid) {
+			if dropped || err != nil || whole[i] {
 				continue
 			}
 			kinds[x] = FindingMissing
 			if !has(x) {
 				kinds[x], whole[i] = FindingTransaction, true
+			}
+			if x.uneven && tid <= x.horizon {
+				switch alive, known := v.alivePacked(ctx, oid, tid); {
+				case !known:
+					v.note(Finding{Backend: x.b.cfg.Name, Kind: kinds[x], OID: oid, TID: tid, Detail: "a pack has left this backend out, and nobody who was packed can be asked"})
+					continue
+				case !alive:
+					continue
+				}
 			}
 		}
 		sides, sums = append(sides, x), append(sums, sum)
@@ -137,17 +146,25 @@ func (v *verification) compareRecord(ctx context.Context, all []*side, has func(
 	return ctx.Err()
 }
 
-// collected tells whether a pack has dropped an object with its record of tid: those that it
-// has left out may hold any older revision of it, and lack later ones if they were
-// recovered since.
-func (v *verification) collected(ctx context.Context, all []*side, oid OID, tid TID) bool {
-	return slices.ContainsFunc(all, func(x *side) bool {
+// alivePacked tells whether a backend that was packed as the record says still has an object
+// of which tid wrote a record. If not, those that the pack has left out may hold any older
+// revision of it, and lack later ones if they were recovered since.
+func (v *verification) alivePacked(ctx context.Context, oid OID, tid TID) (alive, known bool) {
+	for _, x := range v.alive() {
 		if x.uneven || tid > x.horizon {
-			return false
+			continue
 		}
 		_, err := patient(ctx, v, x, func() (Revision, error) { return x.timely.LoadBefore(ctx, oid, x.horizon+1) })
-		return isA[*NotFoundError](err)
-	})
+		switch {
+		case err == nil:
+			return true, true
+		case isA[*NotFoundError](err):
+			known = true
+		default:
+			v.lost(ctx, x, err)
+		}
+	}
+	return false, known
 }
 
 // judge compares what the sides have, nil for nothing, and notes who is wrong.
@@ -292,8 +309,10 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 			judged, votes, serials = append(judged, x), append(votes, &sum), append(serials, rev.Serial)
 		}
 	}
-	if uneven && collected && len(judged) > 0 && !slices.ContainsFunc(judged, func(x *side) bool { return !x.uneven }) && slices.Max(serials) <= judged[0].horizon {
-		return nil // those that the pack has left out may hold any revision of it
+	// Those that a pack has left out may hold any revision of what it has dropped.
+	left := len(judged) > 0 && !slices.ContainsFunc(judged, func(x *side) bool { return !x.uneven }) && slices.Max(serials) <= judged[0].horizon
+	if left && collected {
+		return nil
 	}
 	v.judge(judged, votes, Finding{Kind: FindingObject, OID: oid, TID: v.report.Through}, nil)
 	switch {
@@ -301,6 +320,11 @@ func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID
 		return nil
 	case slices.Min(serials) == slices.Max(serials):
 		return v.mendObject(ctx, oid, serials[0])
+	case left:
+		for i := range v.found {
+			v.found[i].Wrong = false
+		}
+		return nil
 	}
 	return v.blameIndex(ctx, judged, serials, oid)
 }

@@ -51,7 +51,13 @@ func (v *verification) mendBlobs(ctx context.Context, oid OID, tid TID, found []
 		}
 	}
 	if len(voters) == 0 {
-		return because(found, "no copy of the blob has a majority of those in sync"), nil
+		const none = "no copy of the blob has a majority of those in sync"
+		if len(found) == 0 && slices.ContainsFunc(held, func(h heldBlob) bool { return h.sum == nil || held[0].sum == nil || *h.sum != *held[0].sum }) {
+			for _, h := range held { // found when the data had been put right
+				found = append(found, Finding{Backend: h.x.b.cfg.Name, Kind: FindingRecord, OID: oid, TID: tid})
+			}
+		}
+		return because(found, none), nil
 	}
 	if i := slices.IndexFunc(voters, func(o heldBlob) bool { return o.mender != nil }); i > 0 {
 		voters[0], voters[i] = voters[i], voters[0] // the source is one whose file can be told
