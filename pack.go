@@ -124,8 +124,12 @@ func (m *Mirror) findAtOne(ctx context.Context, through TID, decide func(context
 		return &UnavailableError{Need: 1}
 	}
 	through = min(through, v.last)
-	s := m.mostFirst(ctx, m.knowing(ctx, v, v.sessions, through))[0]
-	err := find(s, through, func(ctx context.Context) error {
+	able, err := m.knowing(ctx, v, v.sessions, through)
+	if err != nil {
+		return err
+	}
+	s := m.mostFirst(ctx, able)[0]
+	err = find(s, through, func(ctx context.Context) error {
 		if err := decide(ctx); err != nil {
 			return err
 		}

@@ -22,7 +22,11 @@ func (m *Mirror) packedLater(ctx context.Context, v *view, sessions []*session, 
 		return later, failed
 	}
 	for _, s := range sessions {
-		_, packed, err := firstFrom(ctx, s.timely, through+1, v.last)
+		// It may have to look for the place in all of a log, as a pack does.
+		packed, err := leave(ctx, m, m.tuned().Timeouts.Pack, func(ctx context.Context) (bool, error) {
+			_, packed, err := firstFrom(ctx, s.storage, through+1, v.last)
+			return packed, err
+		})
 		if err != nil {
 			failed[s] = &BackendError{Backend: s.b.cfg.Name, Op: "iterate", Err: err}
 		} else if packed {
@@ -32,15 +36,27 @@ func (m *Mirror) packedLater(ctx context.Context, v *view, sessions []*session, 
 	return later, failed
 }
 
-// knowing leaves those of the backends that know what could be reached at through, or all
-// if there are none.
-func (m *Mirror) knowing(ctx context.Context, v *view, sessions []*session, through TID) []*session {
+// knowing returns those of the backends that know what could be reached at through, or all
+// if none does. It is an error if nobody who can be asked does.
+func (m *Mirror) knowing(ctx context.Context, v *view, sessions []*session, through TID) ([]*session, error) {
 	later, failed := m.packedLater(ctx, v, sessions, through)
 	rest := slices.DeleteFunc(slices.Clone(sessions), func(s *session) bool { return later[s] || failed[s] != nil })
-	if len(rest) == 0 {
-		return sessions
+	switch {
+	case len(rest) > 0:
+		return rest, nil
+	case len(failed) > 0:
+		return nil, gatherAll(failed)
 	}
-	return rest
+	return sessions, nil
+}
+
+// gatherAll gathers the errors of backends.
+func gatherAll(failed map[*session]error) error {
+	var errs *multierror.Error
+	for _, err := range failed {
+		errs = gather(errs, err)
+	}
+	return errs.ErrorOrNil()
 }
 
 // packedAlready tells whether there is nothing to pack, as all were packed to a later time,
@@ -60,11 +76,7 @@ func (p *packing) packedAlready(ctx context.Context, v *view, natives []*session
 	case len(p.able) > 0:
 		return false, nil
 	case len(failed) > 0:
-		var errs *multierror.Error
-		for _, err := range failed {
-			errs = gather(errs, err)
-		}
-		return false, errs
+		return false, gatherAll(failed)
 	}
 	others := slices.DeleteFunc(slices.Clone(v.sessions), native)
 	later, failed = p.m.packedLater(ctx, v, others, p.through)
@@ -82,6 +94,10 @@ func (p *packing) packedAlready(ctx context.Context, v *view, natives []*session
 			return false, &apartError{refusal: &InvalidError{Op: "pack", Reason: fmt.Sprintf(
 				"all backends that could tell what backend %s would drop were packed to a later time than %v; pack to a later one", s.b.cfg.Name, p.through)}}
 		}
+	}
+	if len(others) == 0 && (p.m.unfinished() != nil || p.m.uneven.Load()) {
+		p.able = natives // nothing is dropped, but they are compared
+		return false, nil
 	}
 	p.m.cfg.Logger.Info("nothing to pack: the backends were packed to a later time already", "tid", p.through)
 	return true, nil

@@ -134,40 +134,137 @@ func TestPackOfWhomOneWasPackedLater(t *testing.T) {
 }
 
 // Two that a pack has left out hold different revisions of what it has dropped: that is no
-// damage.
+// damage, whoever of the others can be asked.
 func TestVerifyOfGarbageThatAPackHasLeftBehind(t *testing.T) {
-	scenario(t, 3, func(t *testing.T, w *world) {
-		w.makeSelfish("b2", "b3")
-		w.cfg.WriteQuorum, w.cfg.StartQuorum = 1, 1
-		w.cfg.AutoRecover = raidstorage.AutoRecoverOff
-		m := w.start()
-		w.mustCommit(m, 0, storagetest.Pickled("root"))
-		w.mustCommit(m, 66, storagetest.Pickled("garbage"))
-		w.wait(m)
-		disable := func(name string) {
-			if err := m.Disable(t.Context(), name, "test"); err != nil {
-				t.Fatal(err)
+	t.Parallel()
+	for what, c := range map[string]struct {
+		before func(w *world, m *raidstorage.Mirror)
+		known  bool
+	}{
+		"all answer": {func(*world, *raidstorage.Mirror) {}, true},
+		"who was packed is not in sync": {func(w *world, m *raidstorage.Mirror) {
+			if err := m.Disable(w.t.Context(), "b1", "test"); err != nil {
+				w.t.Fatal(err)
 			}
-		}
-		disable("b3")
-		w.mustCommit(m, 66, storagetest.Pickled("garbage again"))
-		disable("b2")
-		mustPack(t, m, raidstorage.MaxTID)
-		for _, name := range []string{"b2", "b3"} {
-			if err := m.Recover(t.Context(), name); err != nil {
-				t.Fatal(err)
+		}, false},
+		"who was packed cannot be read": {func(w *world, m *raidstorage.Mirror) {
+			w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallLoad, Kind: storagetest.Fail, Times: 1000})
+		}, false},
+		"all were left out by the last one": {func(w *world, m *raidstorage.Mirror) {
+			w.wait(m)
+			w.backend("b1").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
+			for _, name := range []string{"b2", "b3", "b4"} {
+				w.backend(name).Inject(storagetest.Fault{Call: storagetest.CallPack, Times: 1})
 			}
+			if err := m.Pack(w.t.Context(), raidstorage.PackOptions{Through: raidstorage.MaxTID, GC: true}); err == nil {
+				w.t.Fatal("the pack has not failed")
+			}
+		}, false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			scenario(t, 4, func(t *testing.T, w *world) {
+				m := w.leftBehind()
+				c.before(w, m)
+				report := verify(t, m, raidstorage.VerifyOptions{})
+				if len(report.Wrong) > 0 || len(report.Degraded) > 0 || c.known != (report.Findings == 0) {
+					t.Errorf("the report is %+v", report)
+				}
+				if r := w.record(); !slices.Contains(r.InSync, "b2") || !slices.Contains(r.InSync, "b3") {
+					t.Errorf("in sync are %v", r.InSync)
+				}
+			})
+		})
+	}
+}
+
+// leftBehind makes a mirror of four of which b1 has dropped an object, and b3 holds another
+// revision of it than b2 and b4.
+func (w *world) leftBehind() *raidstorage.Mirror {
+	w.t.Helper()
+	w.makeSelfish("b2", "b3", "b4")
+	w.cfg.WriteQuorum, w.cfg.StartQuorum = 1, 1
+	w.cfg.AutoRecover = raidstorage.AutoRecoverOff
+	m := w.start()
+	w.mustCommit(m, 0, storagetest.Pickled("root"))
+	w.mustCommit(m, 66, storagetest.Pickled("garbage"))
+	w.wait(m)
+	disable := func(name string) {
+		if err := m.Disable(w.t.Context(), name, "test"); err != nil {
+			w.t.Fatal(err)
 		}
-		if r := w.record(); !slices.Equal(slices.Sorted(slices.Values(r.Unpacked)), []string{"b2", "b3"}) {
-			t.Fatalf("unpacked are %v", r.Unpacked)
+	}
+	disable("b3")
+	w.mustCommit(m, 66, storagetest.Pickled("garbage again"))
+	disable("b2")
+	disable("b4")
+	mustPack(w.t, m, raidstorage.MaxTID)
+	for _, name := range []string{"b2", "b3", "b4"} {
+		if err := m.Recover(w.t.Context(), name); err != nil {
+			w.t.Fatal(err)
 		}
-		if report := verify(t, m, raidstorage.VerifyOptions{}); report.Findings != 0 || len(report.Degraded) > 0 {
-			t.Errorf("the report is %+v", report)
-		}
-		w.wantInSync("b1", "b2", "b3")
+	}
+	if r := w.record(); !slices.Equal(slices.Sorted(slices.Values(r.Unpacked)), []string{"b2", "b3", "b4"}) {
+		w.t.Fatalf("unpacked are %v", r.Unpacked)
+	}
+	return m
+}
+
+// The next pack makes them alike.
+func TestThePackAfterOneThatHasLeftSomeBehind(t *testing.T) {
+	scenario(t, 4, func(t *testing.T, w *world) {
+		m := w.leftBehind()
 		w.wait(m)
 		mustPack(t, m, raidstorage.MaxTID)
 		w.wantPacked(w.record().PackHorizon)
-		w.wantEqual("b1", "b2", "b3")
+		w.wantEqual("b1", "b2", "b3", "b4")
+	})
+}
+
+// What the others still hold is damage, left out or not.
+func TestVerifyFindsWhatOneThatWasLeftOutHasLost(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		m := w.start()
+		tids := w.tree(m)
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: tids[2]}); err == nil {
+			t.Fatal("the pack of b2 did not fail")
+		}
+		m.Close()
+		w.forge(1, 5, func(txn *storagetest.LogTransaction) { txn.Records = nil })
+		m = w.start()
+		report := verify(t, m, raidstorage.VerifyOptions{})
+		missing := slices.ContainsFunc(report.Listed, func(f raidstorage.Finding) bool { return f.Kind == raidstorage.FindingMissing && f.Wrong })
+		if !slices.Equal(report.Degraded, []string{"b2"}) || !missing {
+			t.Errorf("the report is %+v", report)
+		}
+	})
+}
+
+// Who found the garbage alone knows what links it again. If it fails the garbage is found
+// anew: one that was packed before has lost some, and would let the others drop what is in
+// use.
+func TestWhoFoundTheGarbageFailsToPrepare(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.cfg.WriteQuorum = 1
+		m := w.start()
+		through := w.tree(m)[2] // 10 and 11 are garbage
+		last := w.wait(m)
+		w.packAside(0, raidstorage.PackOptions{Through: last, GC: true})
+		w.wait(m)
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallStagePack, Times: 1})
+		w.observe("b3", storagetest.CallStagePack, func() {
+			w.mustCommit(m, 0, storagetest.Pickled("root", 1, 10))
+		})
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true}); err == nil {
+			t.Error("the pack of b2 did not fail")
+		}
+		if r := w.record(); r.PackHorizon != through || !slices.Equal(r.Unpacked, []string{"b1", "b2"}) {
+			t.Errorf("the record is %+v", r)
+		}
+		for _, name := range []string{"b2", "b3"} {
+			if _, err := w.backend(name).LoadBefore(t.Context(), 10, raidstorage.MaxTID); err != nil {
+				t.Errorf("%s has dropped what was linked again: %v", name, err)
+			}
+		}
 	})
 }

@@ -84,8 +84,12 @@ func (m *Mirror) EstimatePack(ctx context.Context, opts PackOptions) (PackEstima
 	if opts.Through = m.packTime(v, opts.Through); opts.Through == 0 {
 		return PackEstimate{}, nil
 	}
+	able, err := m.knowing(ctx, v, able, opts.Through)
+	if err != nil {
+		return PackEstimate{}, err
+	}
 	var errs *multierror.Error
-	for _, s := range m.mostFirst(ctx, m.knowing(ctx, v, able, opts.Through)) {
+	for _, s := range m.mostFirst(ctx, able) {
 		estimate, err := leave(ctx, m, m.tuned().Timeouts.Pack, func(ctx context.Context) (PackEstimate, error) {
 			return estimateAt(ctx, s.storage, opts)
 		})

@@ -37,25 +37,29 @@ func canStage(s *session) bool {
 	return err == nil
 }
 
-// inTwoSteps finds the garbage, prepares the native backends and has them switch.
+// inTwoSteps finds the garbage, prepares the native backends and has them switch. Only who
+// found the garbage knows what links it again: another one may have lost some of it in an
+// earlier pack, and with it what it refers to. If it fails the garbage is found anew.
 func (p *packing) inTwoSteps(ctx context.Context, natives []*session) error {
 	p.staged, p.order = make(map[*session]StagedPack), natives
-	if p.opts.GC && !p.opts.Decided {
-		able, err := p.ableToTell()
-		if err == nil {
-			err = p.findAt(ctx, able, p.findOnly)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	p.decided = true
 	for range maxPrepares {
+		if p.finds() && p.finder == nil {
+			if err := p.findForAll(ctx); err != nil {
+				return err
+			}
+		}
+		p.decided = true
 		if err := p.prepare(ctx, natives); err != nil {
 			p.endStaged(ctx)
 			return err
 		}
 		linked, err := p.cutAndSwitch(ctx)
+		if p.cut == 0 && p.finds() && p.staged[p.finder] == nil && ctx.Err() == nil {
+			p.endStaged(ctx)
+			p.m.cfg.Logger.Info("the backend that found the garbage has failed, it is found anew", "backend", p.finder.b.cfg.Name, "tid", p.through)
+			p.finder = nil
+			continue
+		}
 		if err != nil && p.cut == 0 {
 			p.endStaged(ctx)
 			return err
@@ -69,7 +73,34 @@ func (p *packing) inTwoSteps(ctx context.Context, natives []*session) error {
 		}
 		p.m.cfg.Logger.Info("garbage was linked again, the backends prepare the pack anew", "tid", p.through, "objects", len(linked))
 	}
+	if p.finds() && p.finder == nil {
+		return p.failures()
+	}
 	return &InvalidError{Op: "pack", Reason: "garbage is linked again and again while the pack goes on; pack to an earlier time"}
+}
+
+// finds tells whether a backend has to find the garbage.
+func (p *packing) finds() bool { return p.opts.GC && !p.opts.Decided }
+
+// findForAll has a backend find the garbage that has not failed.
+func (p *packing) findForAll(ctx context.Context) error {
+	able, err := p.ableToTell()
+	if err != nil {
+		return err
+	}
+	able = slices.DeleteFunc(slices.Clone(able), func(s *session) bool { return s.dead.Load() || p.failed[s] != nil })
+	if len(able) == 0 {
+		return p.failures()
+	}
+	return p.findAt(ctx, able, p.findOnly)
+}
+
+// failures are why no backend is left.
+func (p *packing) failures() error {
+	if err := gatherAll(p.failed); err != nil {
+		return err
+	}
+	return &UnavailableError{Need: 1} // their sessions have ended
 }
 
 // findOnly finds the garbage at one backend, and decides nothing yet.
@@ -218,17 +249,16 @@ func (p *packing) cutAndSwitch(ctx context.Context) (linked []OID, err error) {
 		}
 	}
 	for _, s := range p.preparedOnes() {
+		if p.finds() && s != p.finder {
+			break
+		}
 		linked, refused, err := p.cutBy(ctx, s)
 		if err == nil || refused || ctx.Err() != nil {
 			return linked, err
 		}
 		p.drop(ctx, s, err)
 	}
-	var errs *multierror.Error
-	for _, err := range p.failed {
-		errs = gather(errs, err)
-	}
-	return nil, errs.ErrorOrNil()
+	return nil, p.failures()
 }
 
 // preparedOnes are the backends that are prepared, who found the garbage first.
