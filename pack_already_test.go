@@ -268,3 +268,23 @@ func TestWhoFoundTheGarbageFailsToPrepare(t *testing.T) {
 		}
 	})
 }
+
+// Files that were packed later by somebody else make up for a pack that has failed: they are
+// compared, though there is nothing to drop.
+func TestWhoWasPackedLaterIsComparedAfterAFailedPack(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		through := w.tree(m)[1]
+		w.backend("b2").Inject(storagetest.Fault{Call: storagetest.CallSwitch, Times: 1})
+		if err := m.Pack(t.Context(), raidstorage.PackOptions{Through: through, GC: true}); err == nil {
+			t.Fatal("the pack of b2 did not fail")
+		}
+		last := w.wait(m)
+		for i := range 2 {
+			w.packAside(i, raidstorage.PackOptions{Through: last, GC: true})
+		}
+		w.wait(m)
+		mustPack(t, m, through)
+		w.wantPacked(through)
+	})
+}

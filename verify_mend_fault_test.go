@@ -129,6 +129,28 @@ func TestRepairOfARecordWhoseBlobCannotBeJudged(t *testing.T) {
 	d.wantInSync("b1", "b2", "b3")
 }
 
+// Nor does a blob go unnoticed that differs when the data have been put right, and of which
+// no copy has a majority.
+func TestRepairOfARecordTellsOfItsBlob(t *testing.T) {
+	t.Parallel()
+	d := newDisks(t, 3)
+	m := d.fill()
+	d.rot(1, blobRecord, 3, "#")
+	d.rewriteBlob(1, "what the blob hXlds")
+	d.rewriteBlob(2, "what the blob hYlds")
+	report, err := m.Verify(t.Context(), raidstorage.VerifyOptions{Repair: true})
+	told := 0
+	for _, f := range report.Listed {
+		if strings.Contains(f.Detail, "no copy of the blob") && !f.Wrong {
+			told++
+		}
+	}
+	if err != nil || report.Repaired != 1 || told != 3 || len(report.Degraded) > 0 {
+		t.Errorf("the report is %+v, %v", report, err)
+	}
+	d.wantInSync("b1", "b2", "b3")
+}
+
 // hurtBlobs makes opening blobs of a backend fail as err says.
 func (d *disks) hurtBlobs(name string, err func(context.Context) error) {
 	d.mu.Lock()
