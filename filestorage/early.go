@@ -26,12 +26,12 @@ func (s *Storage) syncEarly(p *pending) {
 	}
 	defer func() { <-s.syncing }()
 	s.mu.RLock()
-	f, first := s.f, len(s.queue) == 0 || s.queue[0] == p
+	first := s.firstLocked(p)
 	s.mu.RUnlock()
 	if !first {
 		return
 	}
-	if err := f.Sync(); err != nil {
+	if err := s.f.Sync(); err != nil {
 		s.failQueue(s.ioError("vote: sync", err))
 		return
 	}
@@ -41,6 +41,18 @@ func (s *Storage) syncEarly(p *pending) {
 	if len(s.queue) > 0 && s.queue[0] == p {
 		s.synced = 1
 	}
+}
+
+// firstLocked tells whether p is the first transaction that waits for a sync: the front of
+// the queue, or voted with nothing before it in the queue. While syncing is held it stays
+// so until it is aborted, which waits for the early sync, and nobody replaces the file: for
+// that the commit lock is needed, and an empty queue. If this goroutine is late and p
+// through, a pack may be closing the file.
+func (s *Storage) firstLocked(p *pending) bool {
+	if len(s.queue) > 0 {
+		return s.queue[0] == p
+	}
+	return s.voted == p.t
 }
 
 // awaitEarly waits until nobody syncs the transaction early any more: then the end of

@@ -129,3 +129,27 @@ func TestAbortWaitsForTheEarlySync(t *testing.T) {
 	}
 	put(t, s, 2, "it goes on")
 }
+
+// The goroutine of an early sync may get to run when the transaction is through, and a
+// pack is closing the file: a sync of that would fail, and nothing could be written any
+// more.
+func TestALateEarlySyncTouchesNothing(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(raidstorage.Txn) error{
+		"finished": func(txn raidstorage.Txn) error { _, err := txn.Finish(t.Context()); return err },
+		"aborted":  func(txn raidstorage.Txn) error { return txn.Abort(t.Context()) },
+	} {
+		s, g, first := gatedWith(t, filestorage.Options{})
+		g.open.Store(true)
+		a, _ := voted(t, s, 1, first, "a")
+		late := filestorage.LateEarlySync(s, a)
+		if err := end(a); err != nil {
+			t.Fatal(err)
+		}
+		before := g.syncs.Load()
+		late()
+		if n := g.syncs.Load() - before; n != 0 {
+			t.Errorf("%s: %d syncs of a file that may be closed", name, n)
+		}
+	}
+}

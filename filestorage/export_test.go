@@ -167,6 +167,16 @@ func SetSettleAfter(s *Storage, n int) {
 	s.settleAfter = n
 }
 
+// LateEarlySync returns the early sync of a voted transaction, to be done when the test
+// likes: its goroutine may get to run at any time.
+func LateEarlySync(s *Storage, voted raidstorage.Txn) func() {
+	p := voted.(*txn).pending
+	return func() {
+		p.early = make(chan struct{})
+		s.syncEarly(p)
+	}
+}
+
 // What bounds the rounds.
 const (
 	MaxBatch    = maxBatch
