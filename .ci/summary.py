@@ -2,14 +2,19 @@
 
     summary.py EVENTS PASSED
 
-Prints a line per package, and all output of what failed. Appends the names of the
+Prints a line per package, and all output of what failed; of the race detector's reports
+all, first, as go test may count one to a test that passed. Appends the names of the
 tests that passed to the file PASSED. Exits with 1 if a test failed or was skipped, a
 package did not build, or nothing was tested.
 """
 
 import collections
 import json
+import re
 import sys
+
+# A report stands between two such lines. Lines of other tests may come in between.
+RACE = re.compile(r"^={18}\n.*?^={18}$", re.MULTILINE | re.DOTALL)
 
 
 def main(events, passed):
@@ -37,6 +42,10 @@ def main(events, passed):
                 if action == "fail":
                     bad.append((package, None, "failed"))
     total = sum(r["pass"] for r in results.values())
+    if bad:
+        for (package, _), lines in output.items():
+            for report in RACE.findall("".join(lines)):
+                print("\n*** %s\n%s" % (package, report))
     for package, test, what in bad:
         print("\n*** %s %s %s" % (package, test or "", what))
         print("".join(output[package, test]))
