@@ -74,6 +74,15 @@ func (q *invalidationQueue) since(tid raidstorage.TID) (oids []raidstorage.OID, 
 // refillTime bounds how long a server looks for the last transactions when it starts.
 const refillTime = 10 * time.Second
 
+// firstWindow and windowGrowth are the times before the end at which refill looks. A log
+// far away is read at a few thousand transactions a second, and with a busy one the server
+// waits for all of a window to be read: so the first one is short, and the one that is
+// long enough has not many times more than needed.
+const (
+	firstWindow  = time.Second
+	windowGrowth = 16
+)
+
 // refill fills the queue from the storage's log, which ends at last. Logs are read
 // forwards only, so it looks at a growing time before the end. An error leaves the
 // queue with what was found, so that it is right, if short.
@@ -84,7 +93,7 @@ func (q *invalidationQueue) refill(ctx context.Context, s raidstorage.Storage, l
 	}
 	ctx, cancel := context.WithTimeout(ctx, refillTime)
 	defer cancel()
-	for window := time.Minute; ; window *= 16 {
+	for window := firstWindow; ; window *= windowGrowth {
 		from := raidstorage.TID(0)
 		if window < 100*365*24*time.Hour && window > 0 {
 			from = raidstorage.TIDFromTime(last.Time().Add(-window))
