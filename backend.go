@@ -250,6 +250,9 @@ func (m *Mirror) fault(s *session, reason error) {
 		return // an old session, or known already
 	}
 	if !m.setStateLocked(s.b, eventFault, reason.Error()) {
+		if s.b.state == StateFailed { // at start-up, before it was ever in sync: the record tells why
+			s.b.reason = reason.Error()
+		}
 		return // its supervisor is at it, and waits between its attempts
 	}
 	m.publishLocked(m.view.Load().last)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -500,5 +501,24 @@ func TestDisableOfAnotherSettlesNoContradiction(t *testing.T) {
 		}
 		w.mustCommit(m, 2, "x")
 		w.wantInSync("b1")
+	})
+}
+
+// Who leaves the record at the start, as somebody wrote to it directly, does so for a
+// reason that an operator can act upon.
+func TestRecordTellsWhyABackendIsDroppedAtTheStart(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		last := w.mustCommit(m, 1, "one")
+		m.Close()
+		storagetest.Transact(t, w.mem.stores[0].Another("intruder"), raidstorage.Meta{TID: last + 1<<40}, func(txn raidstorage.Txn) error {
+			return txn.Store(t.Context(), 7, 0, []byte("intruder"))
+		})
+		w.start()
+		w.wantInSync("b2")
+		want := fmt.Sprintf("backend b1: its last transaction is %v, that of the others %v", last+1<<40, last)
+		if got := w.record().Reason; !strings.Contains(got, want) {
+			t.Errorf("the record says %q, want %q", got, want)
+		}
 	})
 }
