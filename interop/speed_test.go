@@ -97,6 +97,28 @@ func TestSpeedOnTwoFiles(t *testing.T) {
 		t.Logf("%-28s %8.0f/s, runzeo %8.0f/s, ratio %5.2f", m.what(), m.PerSecond, m.Peer, m.Ratio)
 	}
 	t.Logf("two syncs, one after the other, on two files at once, and nothing else: %.0f/s", syncsOfTwoFiles(t))
+	for i, m := range withoutFiles(ctx, t, program) {
+		if m.Objects > 0 {
+			t.Logf("in memory: %-28s %8.0f/s, ratio %5.2f", m.what(), m.PerSecond, m.PerSecond/all[i].Peer)
+		}
+	}
+}
+
+// withoutFiles measures the same server over a storage in memory: no mirror, no file, no
+// sync. What is left is the protocol, and the load generator's part of the processors.
+func withoutFiles(ctx context.Context, t *testing.T, program string) []measured {
+	t.Helper()
+	conf := filepath.Join(t.TempDir(), "memory.conf")
+	text := fmt.Sprintf("<zeo>\n address %s\n</zeo>\n<mappingstorage 1/>\n", freeAddress(t))
+	if err := os.WriteFile(conf, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	memory := serveProgram(ctx, t, program, "-config", conf, "-admin", freeAddress(t))
+	all, err := benchmark(ctx, program, memory.zeo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // syncsOfTwoFiles returns how often a second two files, side by side, can be made
