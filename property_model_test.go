@@ -41,6 +41,9 @@ type propTxn struct {
 	tid  raidstorage.TID // 0 while nobody has told
 	gen  int             // which mirror made it
 	recs []propRec
+	// after is what its vote told to be the last transaction: perhaps one that is in
+	// flight, whose caller has left (L7).
+	after raidstorage.TID
 }
 
 // propRev is a revision of an object.
@@ -106,6 +109,24 @@ func (m *propModel) unsettled() []*propTxn {
 	}
 	slices.SortFunc(all, func(a, b *propTxn) int { return strings.Compare(a.id, b.id) })
 	return all
+}
+
+// inFlight returns the transaction of mirror gen with this tid whose caller was told that
+// its outcome is unknown, nil if there is none.
+func (m *propModel) inFlight(tid raidstorage.TID, gen int) *propTxn {
+	for _, t := range m.all {
+		if t.fate == propUnknown && t.tid == tid && t.gen == gen {
+			return t
+		}
+	}
+	return nil
+}
+
+// overlap tells whether the transaction changes what changes are about.
+func (t *propTxn) overlap(changes []propChange) bool {
+	return slices.ContainsFunc(t.recs, func(r propRec) bool {
+		return slices.ContainsFunc(changes, func(c propChange) bool { return c.kind == "undo" || c.oid == r.oid })
+	})
 }
 
 // at returns the last revision of oid with a tid before a given one, and the tid of

@@ -141,8 +141,12 @@ func (r *propRun) vote(rng *rand.Rand, changes []propChange, id string) (raidsto
 		return nil, nil
 	}
 	recs, refusals := r.model.vote(changes, v.Last)
+	t.after = v.Last
+	behind := r.model.inFlight(v.Last, r.gen.n)
 	switch {
-	case !r.gen.killed() && v.Last != r.model.last():
+	case behind != nil && behind.overlap(changes):
+		r.failf("the vote on %s succeeded, behind %s in flight, which changes the same", id, behind.id)
+	case !r.gen.killed() && v.Last != r.model.last() && behind == nil:
 		r.failf("the vote tells last tid %v, visible is %v", v.Last, r.model.last())
 	case len(refusals) > 0:
 		r.failf("the vote on %s succeeded, but must be refused: %w", id, refusals[0])
@@ -203,10 +207,27 @@ func (r *propRun) finished(t *propTxn, tid raidstorage.TID, err error) {
 	}
 	r.model.greatest = max(r.model.greatest, t.tid)
 	if err == nil {
+		r.landed(t.after)
 		if err := r.model.settleIn(t); err != nil {
 			r.failf("%w", err)
 		}
 	}
+}
+
+// landed notes that a transaction was acknowledged that followed tid: if that was in
+// flight, of unknown outcome, it is in, as are those before it (L2).
+func (r *propRun) landed(tid raidstorage.TID) {
+	t := r.model.inFlight(tid, r.gen.n)
+	if t == nil {
+		return
+	}
+	r.landed(t.after)
+	if err := r.model.settleIn(t); err != nil {
+		r.failf("%w", err)
+		return
+	}
+	r.note("      %s (%s) is in", t.id, shortTID(t.tid))
+	r.wantNews(t)
 }
 
 // commit makes one transaction and ends it in one of many ways.
