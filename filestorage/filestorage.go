@@ -279,14 +279,17 @@ func (s *Storage) release() error {
 	for sp := range s.spills {
 		errs = append(errs, sp.close())
 	}
-	if !s.readOnly && s.broken == "" {
-		if s.voted != nil {
-			errs = append(errs, s.f.Truncate(s.tail))
-			s.voted.pending.removeInstalled()
-		}
-		for len(s.queue) > 0 { // deferred ones
-			s.round()
-		}
+	sound := !s.readOnly && s.broken == ""
+	if sound && s.voted != nil {
+		errs = append(errs, s.f.Truncate(s.tail))
+		s.voted.pending.removeInstalled()
+	}
+	// Deferred ones, and those that were started and are not waited for yet: whatever
+	// else has failed since, somebody may wait for them to the end.
+	for len(s.queue) > 0 {
+		s.round()
+	}
+	if sound {
 		if s.broken != "" {
 			errs = append(errs, &raidstorage.ReadOnlyError{Storage: s.path, Reason: s.broken})
 		}

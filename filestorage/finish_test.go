@@ -3,8 +3,11 @@ package filestorage_test
 import (
 	"context"
 	"errors"
+	"math"
+	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/filestorage"
@@ -118,5 +121,40 @@ func TestCloseEndsStartedFinishes(t *testing.T) {
 	r := openFor(t, s.Name(), filestorage.Options{})
 	if got := current(t, r, 3); got != "b" || r.Repaired() != nil {
 		t.Errorf("object 3 is %q, repaired: %v", got, r.Repaired())
+	}
+}
+
+// One that was started before another one found the disk failing is ended by Close, too:
+// whoever waits for it is not left alone.
+func TestCloseEndsStartedFinishesOfAFailedStorage(t *testing.T) {
+	t.Parallel()
+	failing := &filestorage.FailingFile{At: math.MaxInt64, Err: syscall.EIO, Once: true}
+	s, err := filestorage.OpenWith(t.Context(), filepath.Join(t.TempDir(), "Data.fs"), filestorage.Options{}, func(f filestorage.File) filestorage.File {
+		failing.File = f
+		return failing
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait, _ := started(t, s, 2, "a")
+	failing.FailNext()
+	txn := begin(t, s, raidstorage.Meta{})
+	if err := txn.Store(t.Context(), 3, 0, []byte("b")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := txn.Vote(t.Context()); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Vote = %v, want EIO", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := wait(ctx); err != nil {
+		t.Errorf("the first one: %v", err)
+	}
+	r := openFor(t, s.Name(), filestorage.Options{})
+	if got := current(t, r, 2); got != "a" {
+		t.Errorf("object 2 is %q", got)
 	}
 }
