@@ -216,8 +216,11 @@ func (s *Server) stop(wait bool) {
 		l.Close()
 	}
 	for c := range s.conns {
-		if !wait || c.committing.Load() == 0 {
+		switch {
+		case !wait:
 			c.close(errServerClosed)
+		case c.committing.Load() == 0:
+			c.closeAfterFlush(errServerClosed) // it may have committed a moment ago
 		}
 	}
 }

@@ -39,6 +39,7 @@ type txn struct {
 	before  chan struct{}      // once voted, closed when the transactions before it are published; may be nil
 	awaited bool               // lastTransaction waits for done, or before
 	timer   *time.Timer        // of the transaction timeout
+	timers  int                // goes up when it is stopped: it may be about to fire
 	settled bool
 
 	// Of the goroutine that votes, then of the one that ends the transaction.

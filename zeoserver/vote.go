@@ -28,7 +28,7 @@ func (c *conn) vote(k call, args *arguments) error {
 		return err
 	}
 	if c.srv.isStopping() && c.committing.Load() == 0 {
-		c.close(errServerClosed)
+		c.closeAfterFlush(errServerClosed)
 		return nil
 	}
 	t.mu.Lock()
@@ -77,20 +77,25 @@ func (t *txn) runVote(ctx context.Context, k call, place *turnWaiter) {
 		answer = zeowire.List(conflicts...)
 	}
 	if limit := t.c.srv.cfg.TransactionTimeout; limit > 0 {
-		t.timer = time.AfterFunc(limit, t.timeout)
+		of := t.timers
+		t.timer = time.AfterFunc(limit, func() { t.timeout(of) })
 	}
 	t.mu.Unlock()
 	k.replyNow(answer)
 }
 
-// timeout drops a client that holds the lock for too long.
-func (t *txn) timeout() {
-	if s := t.is(); s == voted || s == resolving {
+// timeout drops a client that holds the lock for too long, unless its timer was stopped.
+func (t *txn) timeout(of int) {
+	t.mu.Lock()
+	late := t.timers == of && (t.state == voted || t.state == resolving)
+	t.mu.Unlock()
+	if late {
 		t.c.close(errTimeout)
 	}
 }
 
 func (t *txn) stopTimerLocked() {
+	t.timers++
 	if t.timer != nil {
 		t.timer.Stop()
 		t.timer = nil
