@@ -37,7 +37,10 @@ func (s *Storage) load(ctx context.Context, c *conn, oid raidstorage.OID, before
 	if err == nil {
 		err = c.wait(ctx, k)
 	}
-	return s.answer(c, oid, found, later, err)
+	if err != nil { // who has given up must not look at what the reader may be writing
+		return s.answer(c, oid, raidstorage.Revision{}, false, err)
+	}
+	return s.answer(c, oid, found, later, nil)
 }
 
 // loaded reads the reply to a load, in the reader. Later tells that the object is
