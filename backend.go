@@ -245,6 +245,21 @@ func (b *backend) noteLocked(e Event) {
 func (m *Mirror) fault(s *session, reason error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.faultLocked(s, reason)
+}
+
+// faultOfRead is fault for a read, which may have begun when there were more: that the
+// last one that is left fails is its caller's.
+func (m *Mirror) faultOfRead(s *session, reason error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if all := m.view.Load().sessions; len(all) == 1 && all[0] == s {
+		return
+	}
+	m.faultLocked(s, reason)
+}
+
+func (m *Mirror) faultLocked(s *session, reason error) {
 	s.b.faults.Add(1)
 	if s.b.session != s || !s.dead.CompareAndSwap(false, true) {
 		return // an old session, or known already

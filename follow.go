@@ -45,7 +45,7 @@ type follower struct {
 // follow makes one step for b. If it returns no error, and more, another one follows at
 // once.
 func (m *Mirror) follow(b *backend, f *follower) (more bool, err error) {
-	ctx, cancel := m.following(b)
+	ctx, cancel := m.following(m.ctx, b)
 	if ctx == nil {
 		return false, nil
 	}
@@ -78,15 +78,15 @@ func (m *Mirror) follow(b *backend, f *follower) (more bool, err error) {
 	return true, nil
 }
 
-// following returns a context that ends with the mirror, and when b is disabled, leaves
+// following returns a context that ends with the parent, and when b is disabled, leaves
 // or gets another role; nil if it does not follow.
-func (m *Mirror) following(b *backend) (context.Context, context.CancelFunc) {
+func (m *Mirror) following(parent context.Context, b *backend) (context.Context, context.CancelFunc) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if b.role.Actual != RoleAsync || b.state != StateFailed && b.state != StateFollowing || b.hasLeft() {
 		return nil, nil
 	}
-	ctx, cancel := context.WithCancel(m.ctx)
+	ctx, cancel := context.WithCancel(parent)
 	b.cancelRecovery = cancel
 	return ctx, cancel
 }
@@ -120,7 +120,7 @@ func (m *Mirror) compareFollower(ctx context.Context, b *backend, f *follower, s
 	defer m.mu.Unlock()
 	b.lastTID = r.last
 	m.caughtUpLocked(b)
-	if b.state == StateFailed { // else it was cancelled, or follows already
+	if b.state == StateFailed && b.role.Actual == RoleAsync { // else it was disabled, follows already, or is to be recovered
 		m.setStateLocked(b, eventFollows, "follows from "+r.last.String())
 	}
 	return nil
@@ -134,6 +134,11 @@ func (m *Mirror) refollow(ctx context.Context, b *backend, f *follower, r *recov
 			return err
 		}
 	}
+	ctx, cancel := m.following(ctx, b)
+	if ctx == nil {
+		return &InvalidError{Op: r.op, Reason: fmt.Sprintf("backend %s does not follow any more", b.cfg.Name)}
+	}
+	defer cancel()
 	m.mu.Lock()
 	b.parked = false
 	m.mu.Unlock()

@@ -84,7 +84,7 @@ func (m *Mirror) iterationFailed(ctx context.Context, v **view, err error) error
 	}
 	err = &BackendError{Backend: failed.session.b.cfg.Name, Op: "iterate", Err: failed.err}
 	if len((*v).sessions) > 1 {
-		m.fault(failed.session, err)
+		m.faultOfRead(failed.session, err)
 	}
 	if newer := m.view.Load(); !slices.Contains(newer.sessions, failed.session) {
 		*v = newer

@@ -36,3 +36,38 @@ type StagedPack interface {
 	// the pack has dropped, which may take its time. Only its first call has an effect.
 	End(ctx context.Context) error
 }
+
+// oneCall makes one call of a staged pack at a time: a call that was given up, as a disk
+// hangs, may still be at it when the pack is to end. Who waits may be given up, too.
+type oneCall struct {
+	slot   chan struct{} // one
+	staged StagedPack
+}
+
+func newOneCall(staged StagedPack) *oneCall { return &oneCall{make(chan struct{}, 1), staged} }
+
+// lock takes the slot until the function that it returns is called.
+func (o *oneCall) lock() (unlock func()) {
+	o.slot <- struct{}{}
+	return func() { <-o.slot }
+}
+
+func (o *oneCall) Relinked(ctx context.Context, after TID, decide func(context.Context) error) ([]OID, error) {
+	defer o.lock()()
+	return o.staged.Relinked(ctx, after, decide)
+}
+
+func (o *oneCall) CatchUp(ctx context.Context) error {
+	defer o.lock()()
+	return o.staged.CatchUp(ctx)
+}
+
+func (o *oneCall) Switch(ctx context.Context) error {
+	defer o.lock()()
+	return o.staged.Switch(ctx)
+}
+
+func (o *oneCall) End(ctx context.Context) error {
+	defer o.lock()()
+	return o.staged.End(ctx)
+}

@@ -182,7 +182,7 @@ func (p *packing) prepare(ctx context.Context, natives []*session) error {
 			errs = gather(errs, p.failed[s])
 			continue
 		}
-		p.staged[s] = staged
+		p.staged[s] = newOneCall(staged)
 	}
 	if err := ctx.Err(); err != nil {
 		return err

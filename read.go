@@ -140,7 +140,7 @@ func read[T any](ctx context.Context, m *Mirror, v *view, op string, ask func(co
 			return none, ErrClosed
 		}
 		if i < n-1 {
-			m.fault(s, err)
+			m.faultOfRead(s, err)
 		}
 	}
 	if newer := m.view.Load(); newer != v && !slices.Equal(newer.sessions, v.sessions) {

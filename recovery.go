@@ -153,7 +153,7 @@ func (m *Mirror) recover(ctx context.Context, b *backend, opts RecoverOptions, a
 		return err
 	}
 	defer m.exclusion.leave(m, shared)
-	if !as.promotes && b.role.Actual != RoleFull { // it was demoted while its storage was opened
+	if !as.promotes && b.role.Actual != RoleFull || as.instead != nil && b.role.Actual != RoleSpare { // it has another role since its storage was opened
 		role := b.role.Actual
 		m.mu.Unlock()
 		return &InvalidError{Op: "recover", Reason: fmt.Sprintf("backend %s is %v now", b.cfg.Name, role)}

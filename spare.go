@@ -132,6 +132,9 @@ func (r *recovery) stillNeeded() error {
 	}
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
+	if r.b.role.Actual != RoleSpare { // since it was claimed
+		return fmt.Errorf("%s is %v now: %w", r.b.cfg.Name, r.b.role.Actual, errNotNeeded)
+	}
 	if o.hasLeft() || o.role.Actual != RoleFull || o.state != StateFailed && o.state != StateRecovering {
 		return fmt.Errorf("%s is %v: %w", o.cfg.Name, o.state, errNotNeeded)
 	}
@@ -141,6 +144,10 @@ func (r *recovery) stillNeeded() error {
 // standBy makes a spare that was disabled, or that failed, ready again.
 func (m *Mirror) standBy(ctx context.Context, b *backend, r *recoverRequest) error {
 	ready := func(b *backend) {
+		if b.role.Actual != RoleSpare { // it has another role meanwhile
+			m.toBeComparedLocked(b)
+			return
+		}
 		b.parked = false
 		m.setStateLocked(b, eventStandsBy, "by an operator")
 	}

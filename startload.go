@@ -204,7 +204,7 @@ func (m *Mirror) followUp(l *startedLoad, err error) (Revision, error) {
 		err = &BackendError{Backend: l.s.b.cfg.Name, Op: "load", Err: err}
 		switch {
 		case len(l.v.sessions) > 1:
-			m.fault(l.s, err)
+			m.faultOfRead(l.s, err)
 		case m.view.Load() == l.v:
 			return Revision{}, gather(nil, err) // of the last one the failure is the caller's
 		}

@@ -41,6 +41,9 @@ func (m *Mirror) supervise(b *backend) {
 		case <-b.kick: // what it tells of is looked at now
 		default:
 		}
+		if m.roleOf(b) != RoleAsync {
+			f = follower{} // what it knew is not kept: others write there now
+		}
 		var err error
 		more := false
 		var again time.Duration
@@ -83,11 +86,7 @@ func (m *Mirror) supervise(b *backend) {
 // it only looks for a request.
 func (m *Mirror) idle(b *backend, f *follower, pause time.Duration, more bool) {
 	serve := func(r *recoverRequest) {
-		err := m.serve(r, b, f)
-		if m.roleOf(b) != RoleAsync {
-			*f = follower{} // what it knew is not kept
-		}
-		r.done <- err
+		r.done <- m.serve(r, b, f)
 	}
 	if more {
 		select {
@@ -242,6 +241,9 @@ func (m *Mirror) Disable(ctx context.Context, name, reason string) error {
 		return err
 	}
 	defer m.unlockCommit()
+	if b.hasLeft() {
+		return &InvalidError{Op: "disable", Reason: fmt.Sprintf("backend %q was taken out", name)}
+	}
 	m.mu.Lock()
 	stopped := m.stopped
 	m.mu.Unlock()
