@@ -54,7 +54,8 @@ func (m *Mirror) follow(b *backend, f *follower) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if f.session != s {
+	// One that is not following lost its role for a moment, while its storage stayed open.
+	if state, _ := m.stateOf(b); f.session != s || state != StateFollowing {
 		if err := m.compareFollower(ctx, b, f, s, RecoverOptions{}); err != nil {
 			return false, m.followFailed(ctx, b, s, err)
 		}

@@ -180,8 +180,12 @@ func TestAStagedPackMakesOneCallAtATime(t *testing.T) {
 				t.Error("the pack is ended while another call of it runs")
 			}
 		}})
+		began := time.Now()
 		if err := m.Pack(ctx, raidstorage.PackOptions{Through: through, GC: true}); err == nil {
 			t.Error("a pack that was given up has succeeded")
+		}
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("it took %v to give it up", took)
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()

@@ -198,9 +198,9 @@ type packing struct {
 	before      []string
 	lastHorizon TID
 
-	staged map[*session]StagedPack // what is made ready and not ended
-	order  []*session              // the native ones, of staged packs
-	found  TID                     // the last transaction when the garbage was found, of staged packs
+	staged map[*session]*oneCall // what is made ready and not ended
+	order  []*session            // the native ones, of staged packs
+	found  TID                   // the last transaction when the garbage was found, of staged packs
 
 	sessions []*session // in sync at the cut
 	finders  []*session // the native ones of those, as a mirror may cease to be one

@@ -38,13 +38,17 @@ type StagedPack interface {
 }
 
 // oneCall makes one call of a staged pack at a time: a call that was given up, as a disk
-// hangs, may still be at it when the pack is to end. Who waits may be given up, too.
+// hangs, may still be at it when the pack is to end.
 type oneCall struct {
 	slot   chan struct{} // one
 	staged StagedPack
 }
 
 func newOneCall(staged StagedPack) *oneCall { return &oneCall{make(chan struct{}, 1), staged} }
+
+// busy tells whether a call that was given up is still at it: others have ended before
+// their caller goes on.
+func (o *oneCall) busy() bool { return len(o.slot) > 0 }
 
 // lock takes the slot until the function that it returns is called.
 func (o *oneCall) lock() (unlock func()) {

@@ -41,7 +41,7 @@ func canStage(s *session) bool {
 // found the garbage knows what links it again: another one may have lost some of it in an
 // earlier pack, and with it what it refers to. If it fails the garbage is found anew.
 func (p *packing) inTwoSteps(ctx context.Context, natives []*session) error {
-	p.staged, p.order = make(map[*session]StagedPack), natives
+	p.staged, p.order = make(map[*session]*oneCall), natives
 	for range maxPrepares {
 		if p.finds() && p.finder == nil {
 			if err := p.findForAll(ctx); err != nil {
@@ -226,6 +226,11 @@ func (p *packing) endStaged(ctx context.Context) {
 func (p *packing) endOne(ctx context.Context, s *session) {
 	staged := p.staged[s]
 	delete(p.staged, s)
+	if staged.busy() { // it would keep everything that waits for packs waiting
+		p.m.cfg.Logger.Warn("a call of a pack that was given up has not come back yet", "backend", s.b.cfg.Name)
+		p.m.run(func() { _ = staged.End(context.WithoutCancel(ctx)) })
+		return
+	}
 	_, err := leave(context.WithoutCancel(ctx), p.m, p.m.tuned().Timeouts.Pack, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, staged.End(ctx)
 	})
@@ -342,7 +347,7 @@ func (p *packing) switchAll(ctx context.Context) error {
 
 // switchOne has one backend switch. One that does not answer is dropped, like one that
 // does not answer to a finish: nobody knows what it is now.
-func (p *packing) switchOne(ctx context.Context, s *session, staged StagedPack) {
+func (p *packing) switchOne(ctx context.Context, s *session, staged *oneCall) {
 	_, err := leave(context.WithoutCancel(ctx), p.m, p.m.tuned().Timeouts.Finish, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, staged.Switch(ctx)
 	})

@@ -86,7 +86,11 @@ func (m *Mirror) supervise(b *backend) {
 // it only looks for a request.
 func (m *Mirror) idle(b *backend, f *follower, pause time.Duration, more bool) {
 	serve := func(r *recoverRequest) {
-		r.done <- m.serve(r, b, f)
+		err := m.serve(r, b, f)
+		if m.roleOf(b) != RoleAsync {
+			*f = follower{} // before whoever asked can give it that role again
+		}
+		r.done <- err
 	}
 	if more {
 		select {

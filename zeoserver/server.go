@@ -205,6 +205,9 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// flushTime is how long Shutdown waits for a client that does not read its last answers.
+const flushTime = 2 * time.Second
+
 // stop closes the listeners and the connections; with wait, those that are committing
 // are left to themselves until they have done so.
 func (s *Server) stop(wait bool) {
@@ -221,6 +224,7 @@ func (s *Server) stop(wait bool) {
 			c.close(errServerClosed)
 		case c.committing.Load() == 0:
 			c.closeAfterFlush(errServerClosed) // it may have committed a moment ago
+			time.AfterFunc(flushTime, c.cut)
 		}
 	}
 }
