@@ -59,8 +59,7 @@ func (st *served) size(ctx context.Context) (objects, bytes int64) {
 func (st *served) recentSize(ctx context.Context) (objects, bytes int64, stale bool) {
 	s := &st.sizes
 	s.mu.Lock()
-	n := min(s.number, sizeTries)
-	if n > 0 && slices.Min(s.took[:n]) > quickSize {
+	if s.number >= sizeTries && slices.Min(s.took[:]) > quickSize { // before, chance may have slowed all
 		defer s.mu.Unlock()
 		return s.known[0], s.known[1], time.Since(s.asked) > sizeAge
 	}
