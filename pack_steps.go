@@ -228,7 +228,11 @@ func (p *packing) endOne(ctx context.Context, s *session) {
 	delete(p.staged, s)
 	if staged.busy() { // it would keep everything that waits for packs waiting
 		p.m.cfg.Logger.Warn("a call of a pack that was given up has not come back yet", "backend", s.b.cfg.Name)
-		p.m.run(func() { _ = staged.End(context.WithoutCancel(ctx)) })
+		p.m.run(func() {
+			if err := staged.End(context.WithoutCancel(ctx)); err != nil {
+				p.m.cfg.Logger.Warn("what was prepared for a pack was not removed", "backend", s.b.cfg.Name, "err", err)
+			}
+		})
 		return
 	}
 	_, err := leave(context.WithoutCancel(ctx), p.m, p.m.tuned().Timeouts.Pack, func(ctx context.Context) (struct{}, error) {
