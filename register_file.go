@@ -53,7 +53,9 @@ func (r *FileRegister) Close() error {
 	var err error
 	r.once.Do(func() {
 		r.slot <- struct{}{} // waits for a write under way; file writes end by themselves
-		err = r.lock.Close()
+		// Closing the file alone would leave it locked while a process that this one is
+		// just starting still has a copy of the descriptor.
+		err = errors.Join(syscall.Flock(int(r.lock.Fd()), syscall.LOCK_UN), r.lock.Close())
 	})
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -127,6 +128,47 @@ func TestFileRegisterOutlivesItsProcess(t *testing.T) {
 	}
 	if from, err := r.Reserve(t.Context(), raidstorage.Marks{}, raidstorage.Marks{}); from != (raidstorage.Marks{OID: 7, TID: 9}) || err != nil {
 		t.Errorf("marks after reopening: %+v, %v", from, err)
+	}
+}
+
+// TestFileRegisterIsFreeOnceClosed: also while a process that is being started has a copy of
+// all descriptors.
+func TestFileRegisterIsFreeOnceClosed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r, err := raidstorage.OpenFileRegister(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lock syscall.Stat_t
+	if err := syscall.Stat(filepath.Join(dir, "lock"), &lock); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for fd := range 1024 {
+		var at syscall.Stat_t
+		if syscall.Fstat(fd, &at) != nil || at.Dev != lock.Dev || at.Ino != lock.Ino {
+			continue
+		}
+		again, err := syscall.Dup(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(again)
+		found = true
+		break // the copy is the next that is found
+	}
+	if !found {
+		t.Fatal("no descriptor of the lock was found")
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = raidstorage.OpenFileRegister(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
