@@ -102,16 +102,19 @@ func (w *writer) take(n int) error {
 	return nil
 }
 
+// work makes one commit at least, as a loader makes one load.
 func (w *writer) work(until time.Time) error {
-	for start := time.Now(); start.Before(until); {
+	for start := time.Now(); ; {
 		if err := w.commit(); err != nil {
 			return err
 		}
 		now := time.Now()
 		w.done(start, now)
+		if !now.Before(until) {
+			return nil
+		}
 		start = now
 	}
-	return nil
 }
 
 // commit stores all of the objects in one transaction: begin, stores and vote leave
