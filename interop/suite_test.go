@@ -96,7 +96,7 @@ type outcome struct {
 
 func (s suite) run(t *testing.T) {
 	interpreter(t, s.python)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	outcomes := make(chan outcome)
 	ended := make(chan error)

@@ -179,14 +179,20 @@ func backedUpThisSecond(t *testing.T, dir string) bool {
 // until waits for the clock to make a condition true.
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
+	within(t, 10*time.Second, what, condition)
+}
+
+// within is until with another bound.
+func within(t *testing.T, bound time.Duration, what string, condition func() bool) {
+	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	end := time.After(10 * time.Second)
+	end := time.After(bound)
 	for !condition() {
 		select {
 		case <-tick.C:
 		case <-end:
-			t.Fatal("waited 10 s for " + what)
+			t.Fatalf("waited %v for %s", bound, what)
 		}
 	}
 }

