@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 
 	"github.com/zeoraid/raidstorage"
@@ -41,7 +42,8 @@ func (d *propDisk) identity() string { return fmt.Sprintf("%s#%d", d.name, d.ver
 // propGen is one life of a mirror: kill ends it, as the death of its process does.
 // Nothing that it still does has any effect then.
 type propGen struct {
-	n int
+	n     int
+	swaps atomic.Int32 // how often a spare wanted to take another's place
 
 	mu      sync.Mutex // guards the fields below
 	dead    bool
@@ -342,6 +344,9 @@ func (l propLink) Load(ctx context.Context) (m raidstorage.Membership, err error
 
 // CompareAndSet implements raidstorage.Register.
 func (l propLink) CompareAndSet(ctx context.Context, next raidstorage.Membership) error {
+	if strings.Contains(next.Reason, " takes the place of ") {
+		l.g.swaps.Add(1)
+	}
 	l.r.mu.Lock()
 	onChange := l.r.onChange
 	l.r.mu.Unlock()

@@ -121,6 +121,10 @@ func (r *mixedRun) diverge(rng *rand.Rand) {
 		return // it came back meanwhile
 	}
 	s, err := d.direct(ctx)
+	if err != nil && d.isDown() {
+		r.note("%v goes down", d) // by a fault that acts as a follower writes
+		return
+	}
 	if err != nil {
 		r.failf("open %v: %w", d, err)
 		return

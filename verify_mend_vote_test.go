@@ -335,7 +335,7 @@ func TestRepairOfABusyStorageLeavesNoMark(t *testing.T) {
 func TestRepairOfBlobsHasADeadline(t *testing.T) {
 	t.Parallel()
 	d := newDisks(t, 3)
-	d.cfg.Timeouts.Read = 200 * time.Millisecond
+	d.cfg.Timeouts.Read = 2 * time.Second
 	m := d.fill()
 	d.hurtBy(func() { d.rewriteBlob(1, "what the blob hXlds") })
 	n := 0

@@ -93,11 +93,11 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		t.Errorf("disabling the last one: %+v", m.Failure)
 	}
 	r.commit(r.stores["a"], "astray")
-	m := end(admin.OpRecover, admin.Request{Backend: "a"})
+	m := end(admin.OpRecover, admin.Request{Backend: "a", Wait: true})
 	if m.Failure == nil || m.Failure.Kind != admin.KindDiverged || !strings.Contains(m.Failure.Hint, "zeoraid recover a -rollback") {
 		t.Errorf("a diverged one: %+v", m.Failure)
 	}
-	r.must(admin.OpRecover, admin.Request{Backend: "a", Rollback: true, Full: true})
+	r.must(admin.OpRecover, admin.Request{Backend: "a", Rollback: true, Full: true, Wait: true})
 	if got := r.state("a"); got != raidstorage.StateInSync {
 		t.Errorf("after the rollback: %v", got)
 	}

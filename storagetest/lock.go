@@ -167,14 +167,18 @@ func (e *env) waitInVain(want error, limited func() (context.Context, func())) {
 // the third waits in Vote. Only that wait counts: what a commit does besides, such
 // as making it durable, may take any number of others' turns.
 func starvation(e *env) {
-	const limit = 4000 // turns of others during one wait
+	const limit = 4000       // turns of others during one wait,
+	const long = time.Second // which they may make in no time, before the vote has queued
 	others, cancel := context.WithCancel(e.ctx)
 	var hogs sync.WaitGroup
 	defer hogs.Wait()
 	defer cancel()
 	var turns, since atomic.Int64
-	var waiting atomic.Bool
-	passed := func() bool { return waiting.Load() && turns.Load()-since.Load() >= limit }
+	var waiting atomic.Pointer[time.Time] // since when; nil: not
+	passed := func() bool {
+		begun := waiting.Load()
+		return begun != nil && turns.Load()-since.Load() >= limit && time.Since(*begun) >= long
+	}
 	for range 2 {
 		hogs.Go(func() {
 			for others.Err() == nil && !passed() && voteAndAbort(others, e.s) {
@@ -185,12 +189,13 @@ func starvation(e *env) {
 	for range 5 {
 		txn := e.staged(objs(1, "patient"))
 		since.Store(turns.Load())
-		waiting.Store(true)
+		begun := time.Now()
+		waiting.Store(&begun)
 		_, err := txn.Vote(e.ctx)
 		if passed() {
 			e.Errorf("a vote had to wait for %d others that came after it", turns.Load()-since.Load())
 		}
-		waiting.Store(false)
+		waiting.Store(nil)
 		e.must("Vote", err)
 		_, err = txn.Finish(e.ctx)
 		e.must("Finish", err)

@@ -305,7 +305,7 @@ func TestHandshakesThatFail(t *testing.T) {
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
-	s := connectTo(t, f, func(o *Options) { o.CallTimeout = 500 * time.Millisecond })
+	s := connectTo(t, f, func(o *Options) { o.CallTimeout = 2 * time.Second })
 	if err := workload(bounded(t), s); err != nil {
 		t.Fatal(err)
 	}

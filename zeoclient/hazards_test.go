@@ -141,7 +141,7 @@ func TestOwnTransactionsDoNotPileUpBehindASlowSubscriber(t *testing.T) {
 func TestAbortThatIsNotAnsweredEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
-	s := connectTo(t, f, func(o *Options) { o.CallTimeout = 500 * time.Millisecond })
+	s := connectTo(t, f, func(o *Options) { o.CallTimeout = 2 * time.Second })
 	f.setHook(func(_ *fakeConn, m zeowire.Message) bool { return m.Name == zeowire.TPCAbort })
 	txn, err := s.Begin(bounded(t), raidstorage.Meta{})
 	if err != nil {

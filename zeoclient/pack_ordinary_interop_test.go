@@ -44,7 +44,9 @@ func TestPacksOfABusyMirrorOfAFileAndAPythonServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &ordinaryWork{t: t, m: mirror, random: rand.New(rand.NewPCG(rand.Uint64(), 0)), buckets: make(map[raidstorage.OID][]raidstorage.OID), again: make(map[raidstorage.OID]bool)}
+	seed := rand.Uint64()
+	t.Logf("the seed is %d", seed)
+	w := &ordinaryWork{t: t, m: mirror, random: rand.New(rand.NewPCG(seed, 0)), buckets: make(map[raidstorage.OID][]raidstorage.OID), again: make(map[raidstorage.OID]bool)}
 	for range 40 {
 		w.step(ctx)
 	}

@@ -199,7 +199,7 @@ func TestCancelledVoteFreesTheLock(t *testing.T) {
 func TestPackWaitsAsLongAsPingsAreAnswered(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
-	s := connectTo(t, f, func(o *Options) { o.CallTimeout = 500 * time.Millisecond })
+	s := connectTo(t, f, func(o *Options) { o.CallTimeout = 2 * time.Second })
 	pings := 0
 	var pack zeowire.Message
 	f.setHook(func(c *fakeConn, m zeowire.Message) bool {

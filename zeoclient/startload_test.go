@@ -140,7 +140,7 @@ func TestStartedLoadsEndWithTheConnection(t *testing.T) {
 // and the answer that comes too late is dropped. Then the server falls silent.
 func TestStartedLoadsThatTakeTooLong(t *testing.T) {
 	t.Parallel()
-	f, s := someLoads(t, func(o *Options) { o.CallTimeout = 300 * time.Millisecond })
+	f, s := someLoads(t, func(o *Options) { o.CallTimeout = 2 * time.Second })
 	held := make(chan zeowire.Message, 10)
 	var conn atomic.Pointer[fakeConn]
 	f.setHook(func(c *fakeConn, m zeowire.Message) bool {

@@ -83,7 +83,7 @@ func TestFramesOfManyCallersArriveWhole(t *testing.T) {
 // wait until there is room or the deadline ends the connection.
 func TestAPeerThatDoesNotReadHoldsUpNobodyForEver(t *testing.T) {
 	t.Parallel()
-	c, _ := writingTo(t, 3*time.Second)
+	c, _ := writingTo(t, 10*time.Second)
 	body := make([]byte, 1<<20)
 	for range 8 { // does not wait, however much there is
 		if err := c.post(func(w *zeowire.Writer) error { return w.Raw(body) }); err != nil {

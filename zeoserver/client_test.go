@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long tests wait for what must come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // server is a server under test.
 type server struct {

@@ -198,7 +198,7 @@ func TestADisconnectFreesTheLock(t *testing.T) {
 
 func TestATransactionThatHoldsTheLockTooLongIsDropped(t *testing.T) {
 	t.Parallel()
-	srv := serve(t, zeoserver.Config{TransactionTimeout: 500 * time.Millisecond})
+	srv := serve(t, zeoserver.Config{TransactionTimeout: 2 * time.Second})
 	holder, quick := srv.connect(t), srv.connect(t)
 	quick.stage(1, write{2, 0, "x"}) // without the lock there is no timeout
 	holder.stage(1, write{1, 0, "holder"})
@@ -279,7 +279,7 @@ func TestClientsResolveConflicts(t *testing.T) {
 
 func TestAnUnresolvedConflictIsDroppedAfterTheTimeout(t *testing.T) {
 	t.Parallel()
-	srv := serve(t, zeoserver.Config{ClientConflictResolution: true, TransactionTimeout: 500 * time.Millisecond})
+	srv := serve(t, zeoserver.Config{ClientConflictResolution: true, TransactionTimeout: 2 * time.Second})
 	c := srv.connect(t)
 	first := c.commit(write{1, 0, "a"})
 	c.commit(write{1, first, "b"})

@@ -152,7 +152,7 @@ func TestInvalidationsDoNotWaitForASize(t *testing.T) {
 	start := time.Now()
 	c.commit(write{2, 0, "x"})
 	reader.invalidated()
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took >= 5*time.Second { // what a question may take
 		t.Errorf("a commit took %v", took)
 	}
 }

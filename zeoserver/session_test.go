@@ -232,7 +232,7 @@ func TestBadHandshakesAreClosed(t *testing.T) {
 
 func TestRegisteredClientsMayBeSilent(t *testing.T) {
 	t.Parallel()
-	srv := serve(t, zeoserver.Config{HandshakeTimeout: time.Second})
+	srv := serve(t, zeoserver.Config{HandshakeTimeout: 3 * time.Second})
 	c := srv.connect(t)
 	c.nc.Write([]byte{0, 0, 0, 9, 'x'}) // half a frame harms nobody
 	nc := rawDial(t, srv)

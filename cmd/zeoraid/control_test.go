@@ -266,7 +266,7 @@ func TestVerbsAndTheirExitStatus(t *testing.T) {
 		{args: "disable b", want: 2, err: "hint: "},
 		{args: "recover -wait a", want: 0, out: "recover: a is in sync\n"},
 		{args: "disable -reason x -- a", want: 0, out: "disable: a is disabled\n"},
-		{args: "recover a", want: 2, err: "zeoraid recover a -rollback", before: func() {
+		{args: "recover a -wait", want: 2, err: "zeoraid recover a -rollback", before: func() {
 			storagetest.Commit(t, c.stores["a"], map[raidstorage.OID]string{1: storagetest.Pickled("astray")})
 		}},
 		{args: "recover a -rollback -wait -full", want: 0, out: "recover: a is in sync\n"},
