@@ -7,10 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +27,6 @@ type control struct {
 
 	mu      sync.Mutex // guards the fields below
 	last    int
-	tcp     int // port of the last server, or where to begin
 	servers map[int]*server
 	memory  memory
 }
@@ -58,7 +54,7 @@ func startControl(t *testing.T, k kind, msgpack bool) *control {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	c := &control{kind: k, msgpack: msgpack, dir: t.TempDir(), ctx: ctx, listener: l,
-		servers: make(map[int]*server), memory: make(memory), tcp: firstPort + rand.IntN(ports)}
+		servers: make(map[int]*server), memory: make(memory)}
 	c.wg.Go(c.accept)
 	t.Cleanup(func() {
 		l.Close()
@@ -105,28 +101,6 @@ func (c *control) serve(conn net.Conn) {
 	json.NewEncoder(conn).Encode(a) // if it fails the tests know, they wait for it
 }
 
-// Ports of servers: those that the system gives to whoever asks for any are elsewhere, and
-// those that ZEO's tests choose.
-const (
-	firstPort = 10000
-	ports     = 10000
-)
-
-// nextPort returns a free port. Tests stop a server and start it there again: it must not be
-// given to another one at once, as the system does.
-func (c *control) nextPort(host string) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for range 1000 {
-		c.tcp = firstPort + (c.tcp+1-firstPort)%ports
-		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, c.tcp))
-		if err == nil {
-			return c.tcp, l.Close()
-		}
-	}
-	return 0, errors.New("no free port")
-}
-
 func (c *control) do(r request) (answer, error) {
 	switch r.Op {
 	case "start":
@@ -135,11 +109,10 @@ func (c *control) do(r request) (answer, error) {
 		// too, and tests count on it. In memory it is as the configuration says.
 		r.Server.ClientConflictResolution = r.Server.ClientConflictResolution || c.kind != inMemory
 		if address, ok := strings.CutSuffix(r.Server.Address, ":0"); ok && !r.Server.Unix {
-			port, err := c.nextPort(address)
-			if err != nil {
+			var err error
+			if r.Server.Address, err = freeAddressOf(address); err != nil {
 				return answer{}, err
 			}
-			r.Server.Address = net.JoinHostPort(strings.Trim(address, "[]"), strconv.Itoa(port))
 		}
 		s, err := startServer(c.ctx, r.Server, c.open)
 		if err != nil {

@@ -22,7 +22,7 @@ import (
 // the talk this failed with the second server.
 func TestDemonstration(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	servers := map[string]*runzeo{"1": newRunzeo(t, filepath.Join(dir, "one")), "2": newRunzeo(t, filepath.Join(dir, "two"))}

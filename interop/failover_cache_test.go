@@ -15,7 +15,7 @@ import (
 // away. What they read is right each time.
 func TestStoppedClientsComeBack(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	m := newNativeMirror(ctx, t)
 	m.start(ctx, t)

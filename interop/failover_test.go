@@ -89,7 +89,7 @@ func (m *nativeMirror) check(ctx context.Context, t *testing.T) {
 // what is cached is right.
 func TestClientsSurviveKills(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	m := newNativeMirror(ctx, t)
 	m.start(ctx, t)

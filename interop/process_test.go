@@ -9,13 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -149,19 +149,39 @@ func newRunzeo(t *testing.T, dir string) *runzeo {
 	return s
 }
 
-// freeAddress returns an address that nobody listens on now. Its port is none that
-// connections are given, so that it stays free while its server is away.
+// Ports of servers. Those that the system gives to whoever asks for any are elsewhere, as are
+// those that ZEO's tests choose.
+const (
+	firstPort = 10000
+	ports     = 10000
+)
+
+// portsGiven counts, so that no two servers of this process get the same one: it stays free
+// while its server is away.
+var portsGiven atomic.Int64
+
+// freeAddressOf returns an address of a host that nobody listens on, and that no other
+// server of the tests has.
+func freeAddressOf(host string) (string, error) {
+	var failed error
+	for range 100 {
+		port := firstPort + (37*int64(os.Getpid())+portsGiven.Add(1))%ports
+		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, port))
+		if err == nil {
+			return l.Addr().String(), l.Close()
+		}
+		failed = err
+	}
+	return "", fmt.Errorf("no free port: %w", failed)
+}
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
+	address, err := freeAddressOf("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return address
 }
 
 // clear makes an empty database of it.

@@ -47,7 +47,7 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 // status.
 func output(t testing.TB, dir, name string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := command(ctx, name, args...)
 	var out, errs strings.Builder

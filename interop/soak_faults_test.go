@@ -243,16 +243,18 @@ func (s *soak) reloaded() {
 // members: a vote's deadline and a read's, or a finish's, and the machine's own share.
 const soakStandstill = 3*soakDeadline + time.Second
 
-// soakBounds are the longest standstills that are allowed, by kind.
+// checkStandstills compares the standstills with those that are allowed, by kind. In what
+// the machine itself stood still nothing can be committed.
 func (s *soak) checkStandstills() {
-	for kind, longest := range s.record.standstills() {
+	for _, g := range s.record.gaps() {
 		bound := 30 * time.Second // servers start
-		switch kind {
+		switch g.kind {
 		case "runzeo killed", "runzeo stopped", "network cut", "network half-open", "runzeo's disk full", "disabled":
 			bound = soakStandstill
 		}
-		if longest > bound {
-			s.fault("commits stood still for %v, %s: more than %v", longest.Round(time.Millisecond), fmt.Sprintf("in %q", kind), bound)
+		machine := s.stalls.within(g.from, g.to)
+		if length := g.to.Sub(g.from); length > bound+machine {
+			s.fault("commits stood still for %v, in %q: more than %v, and %v of the machine", length.Round(time.Millisecond), g.kind, bound, machine)
 		}
 	}
 }

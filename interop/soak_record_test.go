@@ -22,6 +22,7 @@ type soakRecord struct {
 	last    time.Time  // acknowledgement
 	counts  map[string]int
 	longest map[string]time.Duration // standstill, by kind of fault
+	long    []soakGap                // those that may be too long
 	active  []*soakWindow
 	closed  []*soakWindow // since the last acknowledgement
 	events  []string      // the last ones
@@ -32,6 +33,12 @@ type soakWindow struct {
 	record *soakRecord
 	kind   string
 	begun  time.Time
+}
+
+// soakGap is a time in which nothing was committed.
+type soakGap struct {
+	kind     string
+	from, to time.Time
 }
 
 const soakJournal = 400
@@ -83,7 +90,7 @@ func (r *soakRecord) open(kind string) *soakWindow {
 func (r *soakRecord) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last = time.Now()
+	r.last, r.long = time.Now(), nil
 	clear(r.longest)
 }
 
@@ -113,6 +120,9 @@ func (r *soakRecord) acknowledged() {
 	}
 	for kind := range kinds {
 		r.longest[kind] = max(r.longest[kind], gap)
+		if gap > soakStandstill {
+			r.long = append(r.long, soakGap{kind, r.last, now})
+		}
 	}
 	if gap > soakDeadline/2 {
 		r.noteLocked("standstill", "%v, %v", gap.Round(time.Millisecond), slices.Sorted(maps.Keys(kinds)))
@@ -125,6 +135,13 @@ func (r *soakRecord) standstills() map[string]time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.longest)
+}
+
+// gaps returns the standstills that may be too long.
+func (r *soakRecord) gaps() []soakGap {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.long)
 }
 
 // report tells what was done.

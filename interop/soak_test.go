@@ -66,6 +66,7 @@ type soak struct {
 
 	ledger  *soakLedger // shared
 	record  *soakRecord // shared
+	stalls  stalls      // shared
 	broken  atomic.Bool // shared: something was found
 	workers sync.WaitGroup
 	rest    atomic.Bool // shared: writers and readers end
@@ -150,6 +151,11 @@ func (s *soak) begin() {
 	}
 	s.operator = s.client("operator", 0)
 	s.workers.Go(s.followLog)
+	s.workers.Go(func() {
+		if err := s.stalls.watch(s.dir, s.rest.Load); err != nil {
+			s.fault("the watch of the machine's stalls: %v", err)
+		}
+	})
 	s.t.Cleanup(func() { // also if the test's goroutine has given up
 		s.rest.Store(true)
 		s.workers.Wait()

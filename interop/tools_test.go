@@ -65,7 +65,7 @@ func fstest(t *testing.T, path string) {
 func TestZEONagios(t *testing.T) {
 	t.Parallel()
 	nagios := tool(t, "RAIDSTORAGE_PYTHON", "zeo-nagios")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	reference := newRunzeo(t, t.TempDir())
 	reference.start(ctx, t)

@@ -96,7 +96,7 @@ func startZope(t *testing.T, address string) (_ *zope, stop func()) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
 		}}
-	z.client.Timeout = 30 * time.Second
+	z.client.Timeout = 2 * time.Minute
 	within(t, 2*time.Minute, "Zope to listen", func() bool { // its start says nothing of our server
 		select {
 		case <-ended:
@@ -174,7 +174,7 @@ func (z *zope) do(method, path string, body io.Reader, contentType string) strin
 // the other is taken out and recovered.
 func TestZope(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	data := filepath.Join(t.TempDir(), "data")
 	raid := serve(ctx, t, "-data", data, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0")

@@ -112,13 +112,11 @@ func TestFinishesThatAreSentToPython(t *testing.T) {
 				}
 				other := open(t, opts)
 				defer other.Close()
-				short, cancel := context.WithTimeout(ctx, 10*time.Second)
-				defer cancel()
-				txn, _, err := restoring(short, other, 3*step, "")
+				txn, _, err := restoring(ctx, other, 3*step, "")
 				if err != nil {
 					t.Fatalf("another client's vote: %v", err)
 				}
-				if _, err := txn.Finish(short); err != nil {
+				if _, err := txn.Finish(ctx); err != nil {
 					t.Fatal(err)
 				}
 				if all := tids(t, other); fmt.Sprint(all) != fmt.Sprint([]raidstorage.TID{3 * step}) {

@@ -35,6 +35,7 @@ import ZEO.tests.forker
 import ZEO.tests.testConnection
 import ZEO.tests.testZEO
 import ZEO.tests.ThreadTests
+import ZODB.tests.racetest
 import zope.testing.wait
 from ZODB.tests import HistoryStorage, IteratorStorage, PersistentStorage
 
@@ -193,7 +194,7 @@ def starter(control):
 
 
 # A second or two are little for a wait on a machine that does something else too. What
-# the tests wait for is the same.
+# the tests wait for is the same; how quick the server is they do not measure.
 
 PATIENCE = 30  # seconds
 
@@ -218,18 +219,27 @@ def wait_longer():
 
         def join_and_look(timeout=None):
             inner(timeout)
-            self._storage.ping()
+            other = self._new_storage_client()
+            last = other.lastTransaction()
+            other.close()
+            ZEO.tests.forker.wait_until(
+                "the invalidation", lambda: self._storage.lastTransaction() >= last)
 
         thread.join = join_and_look
         return thread
 
+    def patient_join(self, timeout=None):
+        # Less than a second is meant to end before the thread does. A race test joins its
+        # threads after it has waited for them for long.
+        if timeout is not None and timeout >= 1 and not isinstance(self, ZODB.tests.racetest.Daemon):
+            timeout = max(timeout, PATIENCE)
+        join(self, timeout)
+
     ZEO.tests.forker.wait_until.__defaults__ = None, None, PATIENCE, None
     zope.testing.wait.wait = lambda func, seconds: wait_for(func, max(seconds, PATIENCE))
+    threading.Thread.join = patient_join
     reconnecting.pollUp = lambda self, timeout=PATIENCE, storage=None: poll_up(
         self, max(timeout, PATIENCE), storage)
-    # Less than a second is meant to end before the thread does.
-    threading.Thread.join = lambda self, timeout=None: join(
-        self, timeout if timeout is None or timeout < 1 else max(timeout, PATIENCE))
     # Not for all: elsewhere events are clocks.
     ZEO.tests.ThreadTests.threading = types.SimpleNamespace(
         Thread=threading.Thread, Event=PatientEvent)
