@@ -7,7 +7,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing/synctest"
 
 	"github.com/zeoraid/raidstorage"
@@ -42,8 +41,8 @@ func (d *propDisk) identity() string { return fmt.Sprintf("%s#%d", d.name, d.ver
 // propGen is one life of a mirror: kill ends it, as the death of its process does.
 // Nothing that it still does has any effect then.
 type propGen struct {
-	n     int
-	swaps atomic.Int32 // how often a spare wanted to take another's place
+	n       int
+	swapped sync.Map // names of spares, and of those whose place they wanted to take
 
 	mu      sync.Mutex // guards the fields below
 	dead    bool
@@ -344,8 +343,9 @@ func (l propLink) Load(ctx context.Context) (m raidstorage.Membership, err error
 
 // CompareAndSet implements raidstorage.Register.
 func (l propLink) CompareAndSet(ctx context.Context, next raidstorage.Membership) error {
-	if strings.Contains(next.Reason, " takes the place of ") {
-		l.g.swaps.Add(1)
+	if spare, full, ok := strings.Cut(next.Reason, " takes the place of "); ok {
+		l.g.swapped.Store(spare, true)
+		l.g.swapped.Store(full, true)
 	}
 	l.r.mu.Lock()
 	onChange := l.r.onChange

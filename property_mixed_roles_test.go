@@ -240,11 +240,12 @@ func (r *mixedRun) lookAtRoles() {
 // keptRoles checks, at a start, that the roles are those of the record before. A spare may
 // be quicker than the test, and change two of them first.
 func (r *mixedRun) keptRoles(before raidstorage.Membership) {
-	backends := r.m.Status().Backends
-	swapped := r.gen.swaps.Load() > 0
-	for _, b := range backends {
+	for _, b := range r.m.Status().Backends {
 		known, ok := before.Roles[b.Name]
-		if ok && known.Configured == b.Configured && known.Actual != b.Role && !swapped {
+		if _, swapped := r.gen.swapped.Load(b.Name); swapped {
+			continue
+		}
+		if ok && known.Configured == b.Configured && known.Actual != b.Role {
 			r.failf("%s was %v, and is %v after a start", b.Name, known.Actual, b.Role)
 		}
 	}

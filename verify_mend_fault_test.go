@@ -201,7 +201,7 @@ func TestRepairIsNotForReportsOnly(t *testing.T) {
 func TestRepairOfAnOldSessionWritesNothing(t *testing.T) {
 	t.Parallel()
 	d := newDisks(t, 3)
-	d.cfg.Timeouts.Vote, d.cfg.Timeouts.Open = 3*time.Second, 10*time.Second
+	d.cfg.Timeouts.Vote, d.cfg.Timeouts.Open = 3*time.Second, 5*time.Second
 	m := d.fill()
 	d.rot(1, "another object", 3, "#")
 	old := d.seen["b2"]

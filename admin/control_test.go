@@ -80,32 +80,35 @@ func demoteAndPromote(t *testing.T) {
 	}
 }
 
+// Without Wait, too, as far as the end comes within a second.
 func TestRefusalsSayWhatToDo(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.commit(r.mirror, "one")
-	r.must(admin.OpDisable, admin.Request{Backend: "a"})
-	end := func(op admin.Op, q admin.Request) admin.Message {
-		lines := r.do(op, q)
-		return lines[len(lines)-1]
-	}
-	if m := end(admin.OpDisable, admin.Request{Backend: "b"}); m.Failure == nil || m.Failure.Kind != admin.KindUnavailable || m.Failure.Hint == "" {
-		t.Errorf("disabling the last one: %+v", m.Failure)
-	}
-	r.commit(r.stores["a"], "astray")
-	m := end(admin.OpRecover, admin.Request{Backend: "a", Wait: true})
-	if m.Failure == nil || m.Failure.Kind != admin.KindDiverged || !strings.Contains(m.Failure.Hint, "zeoraid recover a -rollback") {
-		t.Errorf("a diverged one: %+v", m.Failure)
-	}
-	r.must(admin.OpRecover, admin.Request{Backend: "a", Rollback: true, Full: true, Wait: true})
-	if got := r.state("a"); got != raidstorage.StateInSync {
-		t.Errorf("after the rollback: %v", got)
-	}
-	r.must(admin.OpDisable, admin.Request{Backend: "a"})
-	r.whenOpened(func(_ string, f *storagetest.FaultyStorage) { f.CutOff() })
-	if m := end(admin.OpRecover, admin.Request{Backend: "a", Wait: true}); m.Failure == nil || m.Failure.Kind != admin.KindFailed || m.Failure.Text != m.Text {
-		t.Errorf("one that does not answer: %+v", m)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.commit(r.mirror, "one")
+		r.must(admin.OpDisable, admin.Request{Backend: "a"})
+		end := func(op admin.Op, q admin.Request) admin.Message {
+			lines := r.do(op, q)
+			return lines[len(lines)-1]
+		}
+		if m := end(admin.OpDisable, admin.Request{Backend: "b"}); m.Failure == nil || m.Failure.Kind != admin.KindUnavailable || m.Failure.Hint == "" {
+			t.Errorf("disabling the last one: %+v", m.Failure)
+		}
+		r.commit(r.stores["a"], "astray")
+		m := end(admin.OpRecover, admin.Request{Backend: "a"})
+		if m.Failure == nil || m.Failure.Kind != admin.KindDiverged || !strings.Contains(m.Failure.Hint, "zeoraid recover a -rollback") {
+			t.Errorf("a diverged one: %+v", m.Failure)
+		}
+		r.must(admin.OpRecover, admin.Request{Backend: "a", Rollback: true, Full: true})
+		if got := r.state("a"); got != raidstorage.StateInSync {
+			t.Errorf("after the rollback: %v", got)
+		}
+		r.must(admin.OpDisable, admin.Request{Backend: "a"})
+		r.whenOpened(func(_ string, f *storagetest.FaultyStorage) { f.CutOff() })
+		if m := end(admin.OpRecover, admin.Request{Backend: "a", Wait: true}); m.Failure == nil || m.Failure.Kind != admin.KindFailed || m.Failure.Text != m.Text {
+			t.Errorf("one that does not answer: %+v", m)
+		}
+	})
 }
 
 // Progress of recoveries and packs, while they wait for what a test lets them wait for.

@@ -74,6 +74,23 @@ func TestTheServerHasDoneWhatIsCounted(t *testing.T) {
 	}
 }
 
+// One operation is made even if the time is over before it begins.
+func TestNoTimeAtAll(t *testing.T) {
+	t.Parallel()
+	_, _, address := serve(t, "tcp", "127.0.0.1:0")
+	target := loadgen.Target{Address: address, Storage: "1"}
+	objects, err := loadgen.Populate(t.Context(), target, 1, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, writes := range []int{0, 1} {
+		r, err := loadgen.Run(t.Context(), target, objects, loadgen.Work{Connections: 1, InFlight: 1, Writes: writes, Duration: time.Nanosecond})
+		if err != nil || r.Operations != 1 {
+			t.Errorf("%d writes: %+v, %v", writes, r, err)
+		}
+	}
+}
+
 func TestUnixSockets(t *testing.T) {
 	t.Parallel()
 	_, _, address := serve(t, "unix", filepath.Join(t.TempDir(), "zeo"))
