@@ -4,7 +4,10 @@ package raidstorage_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -119,6 +122,51 @@ func TestCurrentRecordsStayWholeWhileATransactionFinishes(t *testing.T) {
 				<-done
 			})
 		})
+	}
+}
+
+// What is deleted while the current records are read is read, as all that was there when
+// that began: also if it goes when the backend has been asked, or after the first record.
+func TestCurrentRecordsStayWholeWhileObjectsAreDeleted(t *testing.T) {
+	t.Parallel()
+	for _, gone := range [][]raidstorage.OID{{1}, {3}, {5}, {2, 3}, {4, 5}, {1, 2, 3, 4, 5}} {
+		for _, first := range []bool{true, false} {
+			t.Run(fmt.Sprint(gone, first), func(t *testing.T) {
+				scenario(t, 2, func(t *testing.T, w *world) {
+					w.cfg.ReadPolicy = raidstorage.PrimaryFirst
+					m := w.start()
+					for _, oid := range []raidstorage.OID{1, 2, 3, 4, 5} {
+						w.mustCommit(m, oid, fmt.Sprint("object ", oid))
+					}
+					remove := sync.OnceFunc(func() {
+						storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) (err error) {
+							for _, oid := range gone {
+								err = errors.Join(err, txn.Delete(t.Context(), oid, w.serial(m, oid)))
+							}
+							return errors.Join(err, txn.Store(t.Context(), 9, 0, []byte("new")))
+						})
+					})
+					if first {
+						w.observe("b1", storagetest.CallCurrentRecords, remove)
+					}
+					var got []string
+					for r, err := range m.CurrentRecords(t.Context(), 0) {
+						got = append(got, fmt.Sprintf("%v %s %v", r.OID, r.Data, err))
+						remove()
+					}
+					var want []string
+					for oid := raidstorage.OID(1); oid <= 5; oid++ {
+						want = append(want, fmt.Sprintf("%v object %v <nil>", oid, oid))
+					}
+					if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("(-want +got):\n%s", diff)
+					}
+					if n := len(currentRecords(t, m)); n != 6-len(gone) {
+						t.Errorf("later there are %d", n)
+					}
+				})
+			})
+		}
 	}
 }
 

@@ -164,16 +164,17 @@ func (m *Mirror) currentFromOne(ctx context.Context, v *view, from OID, yield fu
 	if err != nil {
 		return from, err
 	}
-	hidden, err := unacknowledged(ctx, s, v.last, from)
-	if err != nil {
-		return from, err
-	}
+	hidden := unacknowledged{seen: v.last}
 	next = from
-	// show yields what an unacknowledged transaction deletes, up to oid.
+	// show yields what later transactions have deleted, up to oid. What they delete is known
+	// only after it is found missing.
 	show := func(through OID) (more bool, err error) {
-		for len(hidden) > 0 && hidden[0] <= through {
-			oid := hidden[0]
-			hidden = hidden[1:]
+		if err := hidden.look(ctx, s, next); err != nil {
+			return false, err
+		}
+		for len(hidden.oids) > 0 && hidden.oids[0] <= through {
+			oid := hidden.oids[0]
+			hidden.oids = hidden.oids[1:]
 			rev, err := m.LoadBefore(ctx, oid, v.last+1)
 			if isA[*NotFoundError](err) {
 				continue
@@ -194,30 +195,32 @@ func (m *Mirror) currentFromOne(ctx context.Context, v *view, from OID, yield fu
 		if err != nil {
 			return next, &iterationError{s, err}
 		}
-		if len(hidden) > 0 {
+		if r.OID > next {
 			if more, err := show(r.OID - 1); !more {
 				return next, err
 			}
-			if len(hidden) > 0 && hidden[0] == r.OID {
-				hidden = hidden[1:]
-			}
 		}
+		if len(hidden.oids) > 0 && hidden.oids[0] == r.OID {
+			hidden.oids = hidden.oids[1:]
+		}
+		found := true
 		if r.TID > v.last { // not acknowledged, or later than the snapshot
 			rev, err := m.LoadBefore(ctx, r.OID, v.last+1)
-			if isA[*NotFoundError](err) {
-				continue
-			}
-			if err != nil {
+			if found = !isA[*NotFoundError](err); found && err != nil {
 				return next, err
 			}
-			if r, err = recordAt(ctx, s, r.OID, rev.Serial); err != nil {
-				return next, err
+			if found {
+				if r, err = recordAt(ctx, s, r.OID, rev.Serial); err != nil {
+					return next, err
+				}
 			}
 		}
-		if !yield(r, nil) {
+		if found && !yield(r, nil) {
 			return next, nil
 		}
-		next = r.OID + 1
+		if next = r.OID + 1; next == 0 {
+			return next, nil // it was the greatest
+		}
 	}
 	_, err = show(1<<64 - 1)
 	return next, err
@@ -241,23 +244,33 @@ func recordAt(ctx context.Context, s *session, oid OID, serial TID) (found Recor
 	return found, nil
 }
 
-// unacknowledged lists the oids, from a given one on, in transactions that s holds
-// and that are not visible yet, in ascending order.
-func unacknowledged(ctx context.Context, s *session, last TID, from OID) ([]OID, error) {
-	var oids []OID
-	for txn, err := range s.timely.Iterate(ctx, last+1, MaxTID) {
+// unacknowledged are the oids, in ascending order, in transactions that a backend holds and
+// that are not visible in a snapshot.
+type unacknowledged struct {
+	seen TID // the last one
+	oids []OID
+}
+
+// look adds those of new transactions, from an oid on.
+func (u *unacknowledged) look(ctx context.Context, s *session, from OID) error {
+	known := len(u.oids)
+	for txn, err := range s.timely.Iterate(ctx, u.seen+1, MaxTID) {
 		if err != nil {
-			return nil, &iterationError{s, err}
+			return &iterationError{s, err}
 		}
 		for r, err := range txn.Records {
 			if err != nil {
-				return nil, &iterationError{s, err}
+				return &iterationError{s, err}
 			}
 			if r.OID >= from {
-				oids = append(oids, r.OID)
+				u.oids = append(u.oids, r.OID)
 			}
 		}
+		u.seen = txn.TID
 	}
-	slices.Sort(oids)
-	return slices.Compact(oids), nil
+	if len(u.oids) > known {
+		slices.Sort(u.oids)
+		u.oids = slices.Compact(u.oids)
+	}
+	return nil
 }
