@@ -136,8 +136,32 @@ func (r *mixedRun) diverge(rng *rand.Rand) {
 	r.ids++
 	data := storagetest.Pickled(fmt.Sprintf("foreign %d", r.ids))
 	r.foreign[data], d.written = true, true
-	_, err = commit(s, oid, data) // which makes the data the description, too
+	err = r.foreignCommit(ctx, d, s, oid, data)
 	r.note("%v diverges: %v", d, propShort(errors.Join(err, s.Close())))
+}
+
+// foreignCommit commits to s, unless the mirror counts on d when nobody can take it back any
+// more: the lock is held then.
+func (r *mixedRun) foreignCommit(ctx context.Context, d *mixedDisk, s raidstorage.Storage, oid raidstorage.OID, data string) error {
+	serial := raidstorage.TID(0)
+	if rev, err := s.LoadBefore(ctx, oid, raidstorage.MaxTID); err == nil {
+		serial = rev.Serial
+	}
+	txn, err := s.Begin(ctx, raidstorage.Meta{Description: []byte(data)})
+	if err != nil {
+		return err
+	}
+	if err := txn.Store(ctx, oid, serial, []byte(data)); err != nil {
+		return errors.Join(err, txn.Abort(ctx))
+	}
+	if _, err := txn.Vote(ctx); err != nil {
+		return errors.Join(err, txn.Abort(ctx))
+	}
+	if slices.Contains(r.reg.record().InSync, d.name) {
+		return errors.Join(errors.New("it has come back"), txn.Abort(ctx))
+	}
+	_, err = txn.Finish(ctx)
+	return err
 }
 
 // change changes the configuration.
@@ -283,7 +307,7 @@ func (r *mixedRun) fault(rng *rand.Rand) {
 		f.Delay = time.Duration(rng.IntN(int(mixedDelay)))
 		switch rng.IntN(4) {
 		case 0:
-			f.Hook = r.kill
+			f.Hook = r.killer()
 		case 1:
 			f.Hook = d.die
 		}

@@ -80,11 +80,16 @@ func (r *mixedRun) stale(oid raidstorage.OID, got raidstorage.TID, data []byte) 
 	return r.foreign[string(data)] || old != nil && old.tid == got && bytes.Equal(old.data, data)
 }
 
-// write makes the data of an object, with references. Every third object is a blob.
+// hasBlob tells whether an object is a blob: every third one. While it cannot be reached it is
+// not stored: a later pack to a time before drops the blobs of all its revisions in Python
+// (fspack, blob_removed), and what nobody can reach nobody misses.
+func hasBlob(oid raidstorage.OID) bool { return oid%3 == 2 }
+
+// write makes the data of an object, with references.
 func (r *mixedRun) write(rng *rand.Rand, id string, oid raidstorage.OID, refs []raidstorage.OID) []byte {
 	text := fmt.Sprintf("%s of %x", id, uint64(oid))
 	data := storagetest.Pickled(text, refs...)
-	if oid%3 == 2 {
+	if hasBlob(oid) {
 		data = strings.Replace(data, "cpersistent.mapping\nPersistentMapping\n", "cZODB.blob\nBlob\n", 1)
 		r.blobs[data] = strings.Repeat(text+"\n", 1+rng.IntN(4)*rng.IntN(1000))
 	}
@@ -131,6 +136,9 @@ func (r *mixedRun) changes(rng *rand.Rand, id string) (all []propChange) {
 	}
 	if loose := r.loose(); len(loose) > 0 && rng.IntN(4) == 0 {
 		c := propChange{kind: []string{"delete", "store"}[rng.IntN(2)], oid: loose[rng.IntN(len(loose))]}
+		if hasBlob(c.oid) {
+			c.kind = "delete"
+		}
 		cur, _ := r.model.at(c.oid, last+1, last)
 		c.serial, c.data = cur.tid, r.write(rng, id, c.oid, r.refs[string(cur.data)])
 		return []propChange{c}
@@ -181,12 +189,16 @@ func (r *mixedRun) chooseUndo(rng *rand.Rand) (propChange, bool) {
 	horizon := r.horizon()
 	kept := r.reach(horizon)
 	undone, _ := r.model.undo(t.tid, r.model.last())
+	reached := r.reach(raidstorage.MaxTID - 1)
 	for i, rec := range undone {
 		old, next := r.model.at(rec.oid, t.tid, r.model.last())
 		if t.tid > horizon && mayBeGone(old, next, horizon, kept) {
 			return propChange{}, false
 		}
 		if rec.oid == 0 && rec.data == nil { // the root's creation
+			return propChange{}, false
+		}
+		if hasBlob(rec.oid) && rec.data != nil && !reached[rec.oid] {
 			return propChange{}, false
 		}
 		for _, ref := range r.refs[string(undone[i].data)] { // else a reference to what was deleted comes back
@@ -252,7 +264,7 @@ func (r *mixedRun) commit(rng *rand.Rand) {
 		d.inject(storagetest.Fault{Call: storagetest.CallFinish, Kind: []storagetest.Kind{storagetest.Observe, storagetest.LoseReply}[rng.IntN(2)], Times: 1, Hook: d.die})
 	case way == 7 && !r.calm:
 		r.note("      the mirror dies while it finishes")
-		r.pickDisk(rng).inject(storagetest.Fault{Call: storagetest.CallFinish, Kind: storagetest.LoseReply, Times: 1, Hook: r.kill})
+		r.pickDisk(rng).inject(storagetest.Fault{Call: storagetest.CallFinish, Kind: storagetest.LoseReply, Times: 1, Hook: r.killer()})
 	}
 	tid, err := txn.Finish(ctx)
 	r.finished(t, tid, err)
@@ -286,12 +298,12 @@ func (r *mixedRun) vote(ctx context.Context, changes []propChange, id string) (r
 			return nil, nil
 		}
 	}
-	horizon := r.horizon()
+	horizon, busy := r.horizon(), r.noUndo()
 	v, err := txn.Vote(ctx)
 	recs, refusals := r.model.vote(changes, r.model.last())
 	if err != nil {
 		_ = txn.Abort(ctx)
-		r.refused(changes, refusals, err)
+		r.refused(changes, refusals, err, busy)
 		return nil, nil
 	}
 	switch undo := changes[0]; {
@@ -306,8 +318,12 @@ func (r *mixedRun) vote(ctx context.Context, changes []propChange, id string) (r
 	return txn, t
 }
 
-// refused checks that the model, too, refuses.
-func (r *mixedRun) refused(changes []propChange, refusals []error, err error) {
+// noUndo tells whether undos may be refused now.
+func (r *mixedRun) noUndo() bool { return r.uneven() || r.packing.Load() > 0 }
+
+// refused checks that the model, too, refuses. busy tells whether undos might be refused
+// before the vote: what refused it may have ended since.
+func (r *mixedRun) refused(changes []propChange, refusals []error, err error, busy bool) {
 	r.note("      vote: %s", propShort(err))
 	if raidstorage.Classify(err) != raidstorage.ClassAnswer {
 		r.allowed("vote", err)
@@ -320,7 +336,7 @@ func (r *mixedRun) refused(changes []propChange, refusals []error, err error) {
 		}
 	}
 	undo, isUndo := errors.AsType[*raidstorage.UndoError](err)
-	if isUndo && (undo.TID <= r.horizon() || r.uneven() || r.packing.Load() > 0) || rightAnswer(err, refusals) {
+	if isUndo && (undo.TID <= r.horizon() || busy || r.noUndo()) || rightAnswer(err, refusals) {
 		return
 	}
 	if isUndo && len(refusals) > 0 { // of several objects that were changed it may name any

@@ -160,11 +160,26 @@ func (r *mixedRun) crash() {
 	r.later.Wait()
 }
 
-// kill may be called from a fault's hook.
+// kill ends the mirror that runs now.
 func (r *mixedRun) kill() {
 	r.gen.kill()
 	for _, d := range r.every() {
 		d.cutOff()
+	}
+}
+
+// killer returns kill for a fault's hook: it may be called at any time, beside what changes
+// r, and does nothing if that mirror has ended.
+func (r *mixedRun) killer() func() {
+	gen, disks := r.gen, r.every()
+	return func() {
+		if gen.killed() {
+			return
+		}
+		gen.kill()
+		for _, d := range disks {
+			d.cutOff()
+		}
 	}
 }
 
@@ -281,7 +296,7 @@ func (r *mixedRun) quiet(rng *rand.Rand) {
 	r.note("quiet")
 	r.healAll()
 	r.later.Wait()
-	<-time.After(mixedDelay) // a fault that has begun still does what it is to do
+	<-time.After(2 * mixedDelay) // a fault that has begun still does what it is to do
 	r.healAll()
 	if r.gen.killed() {
 		return
@@ -358,7 +373,7 @@ func (r *mixedRun) bringBack(name string) {
 			return
 		}
 		r.awaitStates(func(b raidstorage.BackendStatus) bool { return b.State != raidstorage.StateSuspect })
-		<-time.After(10 * time.Millisecond << try) // what was being opened when it was disabled is closed by then
+		<-time.After(50 * time.Millisecond << try) // what was being opened when it was disabled is closed by then
 	}
 	r.stuck("%s cannot be recovered although nothing is wrong: %w", name, err)
 }
