@@ -170,6 +170,39 @@ func TestCurrentRecordsStayWholeWhileObjectsAreDeleted(t *testing.T) {
 	}
 }
 
+// Another backend that goes on with the current records goes on with the same snapshot.
+func TestCurrentRecordsOfOneSnapshotFromTwoBackends(t *testing.T) {
+	scenario(t, 3, func(t *testing.T, w *world) {
+		w.cfg.ReadPolicy = raidstorage.PrimaryFirst
+		m := w.start()
+		for _, oid := range []raidstorage.OID{1, 2, 3, 4} {
+			w.mustCommit(m, oid, fmt.Sprint("object ", oid))
+		}
+		before := currentRecords(t, m)
+		fail := sync.OnceFunc(func() {
+			storagetest.Transact(t, m, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+				return errors.Join(txn.Delete(t.Context(), 3, w.serial(m, 3)), txn.Store(t.Context(), 4, w.serial(m, 4), []byte("new")))
+			})
+			w.backend("b1").CutOff()
+		})
+		var got []raidstorage.TID
+		for r, err := range m.CurrentRecords(t.Context(), 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, r.TID)
+			fail()
+		}
+		var want []raidstorage.TID
+		for _, r := range before {
+			want = append(want, r.TID)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
 // A blob that was cut short in the spool must not be committed, and hurts nobody.
 func TestSpooledBlobThatIsCutShortIsNotCommitted(t *testing.T) {
 	scenario(t, 2, func(t *testing.T, w *world) {

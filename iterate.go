@@ -87,7 +87,7 @@ func (m *Mirror) iterationFailed(ctx context.Context, v **view, err error) error
 		m.faultOfRead(failed.session, err)
 	}
 	if newer := m.view.Load(); !slices.Contains(newer.sessions, failed.session) {
-		*v = newer
+		*v = &view{last: (*v).last, sessions: newer.sessions, closed: newer.closed} // the snapshot stays
 		return nil
 	}
 	return err // it was the only one
@@ -182,7 +182,7 @@ func (m *Mirror) currentFromOne(ctx context.Context, v *view, from OID, yield fu
 			if err != nil {
 				return false, err
 			}
-			if r, err := recordAt(ctx, s, oid, rev.Serial); err != nil || !yield(r, nil) {
+			if r, err := recordOf(ctx, s, oid, rev); err != nil || !yield(r, nil) {
 				return false, err
 			}
 			next = oid + 1
@@ -210,7 +210,7 @@ func (m *Mirror) currentFromOne(ctx context.Context, v *view, from OID, yield fu
 				return next, err
 			}
 			if found {
-				if r, err = recordAt(ctx, s, r.OID, rev.Serial); err != nil {
+				if r, err = recordOf(ctx, s, r.OID, rev); err != nil {
 					return next, err
 				}
 			}
@@ -226,7 +226,17 @@ func (m *Mirror) currentFromOne(ctx context.Context, v *view, from OID, yield fu
 	return next, err
 }
 
-// recordAt returns the record of oid in transaction serial.
+// recordOf returns the record of a revision that was loaded: without its blob, if a pack has
+// dropped it since.
+func recordOf(ctx context.Context, s *session, oid OID, rev Revision) (Record, error) {
+	r, err := recordAt(ctx, s, oid, rev.Serial)
+	if err == nil && r.TID == 0 {
+		r = Record{OID: oid, TID: rev.Serial, Data: rev.Data}
+	}
+	return r, err
+}
+
+// recordAt returns the record of oid in transaction serial, a zero one if there is none.
 func recordAt(ctx context.Context, s *session, oid OID, serial TID) (found Record, err error) {
 	for txn, err := range s.timely.Iterate(ctx, serial, serial) {
 		if err != nil {
