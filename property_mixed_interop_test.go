@@ -31,7 +31,8 @@ func (s *pythonServer) start() (string, error) {
 		python = filepath.Join(".cache", "venv", "bin", "python")
 	}
 	socket, conf := filepath.Join(s.dir, "zeo"), filepath.Join(s.dir, "zeo.conf")
-	text := fmt.Sprintf("<zeo>\n address %s\n transaction-timeout 10\n</zeo>\n<filestorage 1>\n path %s/Data.fs\n blob-dir %[2]s/blobs\n</filestorage>\n", socket, s.dir)
+	// No transaction-timeout: after one, Python never frees its commit lock (README).
+	text := fmt.Sprintf("<zeo>\n address %s\n</zeo>\n<filestorage 1>\n path %s/Data.fs\n blob-dir %[2]s/blobs\n</filestorage>\n", socket, s.dir)
 	if err := os.WriteFile(conf, []byte(text), 0o666); err != nil {
 		return "", err
 	}
