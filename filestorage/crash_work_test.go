@@ -5,6 +5,7 @@ package filestorage_test
 import (
 	"context"
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/zeoraid/raidstorage"
@@ -118,6 +120,9 @@ type crashWork struct {
 	seed  uint64
 	opts  filestorage.Options
 	marks *os.File
+	// packing is the time of the last pack that was begun: who commits beside it cannot undo
+	// what is not later.
+	packing atomic.Uint64
 }
 
 // must ends the goroutine, and makes the process fail, if there is an error.
@@ -169,6 +174,9 @@ func (c *committer) transaction(deferred, abort bool, stage func(txn raidstorage
 	c.w.must(err)
 	stage(txn)
 	_, err = txn.Vote(ctx)
+	if undo, ok := errors.AsType[*raidstorage.UndoError](err); ok && uint64(undo.TID) <= c.w.packing.Load() {
+		err, abort = nil, true
+	}
 	c.w.must(err)
 	if abort {
 		c.w.must(txn.Abort(ctx))
@@ -204,7 +212,9 @@ func (c *committer) work(n int) {
 				c.w.must(raidstorage.Undo(context.Background(), txn, c.undoable))
 			})
 			for _, oid := range c.changed {
-				c.serials[oid] = tid
+				if tid != 0 {
+					c.serials[oid] = tid
+				}
 			}
 			c.undoable = 0
 		case kind == 3 && c.undoable != 0:
@@ -305,6 +315,7 @@ func (w *crashWork) packs() {
 		through, err := s.LastTID(context.Background())
 		w.must(err)
 		c.work(2)
+		w.packing.Store(uint64(through))
 		w.must(s.Pack(context.Background(), raidstorage.PackOptions{Through: through, GC: w.seed%2 == 0}))
 	}
 	wg.Wait()
