@@ -101,12 +101,14 @@ func BenchmarkCommit(b *testing.B) {
 	for name, durability := range map[string]filestorage.Durability{"sync": filestorage.Sync, "nosync": filestorage.NoSync} {
 		for _, n := range []int{1, 100} {
 			b.Run(fmt.Sprintf("%s/records=%d", name, n), func(b *testing.B) {
-				s := openFor(b, filepath.Join(b.TempDir(), "Data.fs"), filestorage.Options{Durability: durability})
+				// As a mirror's backends are: with a blob directory, and tids that it chooses.
+				path := filepath.Join(b.TempDir(), "Data.fs")
+				s := openFor(b, path, filestorage.Options{Durability: durability, BlobDir: path + ".blobs"})
 				var serial raidstorage.TID
 				b.ReportAllocs()
 				b.ResetTimer()
 				for b.Loop() {
-					txn, err := s.Begin(b.Context(), raidstorage.Meta{})
+					txn, err := s.Begin(b.Context(), raidstorage.Meta{TID: serial + 1})
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -226,3 +226,20 @@ func (b *blobSurvey) mayHave(oid raidstorage.OID) bool {
 	low := byte(oid)
 	return stretch != nil && stretch[low/8]&(1<<(low%8)) != 0
 }
+
+// add notes that oid is about to get a directory.
+func (b *blobSurvey) add(oid raidstorage.OID) {
+	if b == nil {
+		return
+	}
+	stretch, known := b.stretches[oid>>8]
+	if !known {
+		return // it will be looked for
+	}
+	if stretch == nil {
+		stretch = new([256 / 8]byte)
+		b.stretches[oid>>8] = stretch
+	}
+	low := byte(oid)
+	stretch[low/8] |= 1 << (low % 8)
+}

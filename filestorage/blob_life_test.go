@@ -208,6 +208,52 @@ func TestBlobsThatACrashLeftAreNotSeen(t *testing.T) {
 	wantNoBlob(t, s, 3, later)
 }
 
+// What is remembered of the directory, so as not to ask for each record's file, knows of
+// the blobs that came since, and survives neither a new open nor hides a lawn's.
+func TestOrphansOfObjectsThatGotABlobMeanwhileAreNotSeen(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(testing.TB, string){"bushy": func(testing.TB, string) {}, "lawn": lawn} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "Data.fs")
+			prepare(t, path+".blobs")
+			s := openBlobs(t, path, filestorage.Options{})
+			restore := func(oid raidstorage.OID, tid raidstorage.TID) {
+				t.Helper()
+				commit(t, s, raidstorage.Meta{TID: tid}, func(txn raidstorage.Txn) error {
+					return txn.Restore(t.Context(), raidstorage.Record{OID: oid, TID: tid, Data: []byte("plain")})
+				})
+			}
+			orphan := func(oid raidstorage.OID, tid raidstorage.TID) {
+				t.Helper()
+				folder, err := s.BlobFolder(oid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				write(t, filepath.Join(folder, filepath.Base(bushyPath(byte(oid), tid))), []byte("orphan"))
+			}
+			first := put(t, s, 9, "plain")
+			restore(1, first+1<<20) // no object of this stretch has a directory
+			first = putBlob(t, s, 2, "two")
+			putBlob(t, s, 3, "three")
+			for i, oid := range []raidstorage.OID{2, 3} {
+				later := first + raidstorage.TID(i+1)<<40
+				orphan(oid, later)
+				restore(oid, later)
+				wantNoBlob(t, s, oid, later)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = openBlobs(t, path, filestorage.Options{})
+			later := first + 3<<40
+			orphan(2, later)
+			restore(2, later)
+			wantNoBlob(t, s, 2, later)
+		})
+	}
+}
+
 func TestTruncationKeepsTheBlobsBesideWhatItCuts(t *testing.T) {
 	t.Parallel()
 	s, dir := tempBlobs(t, filestorage.Options{})

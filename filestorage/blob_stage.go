@@ -188,10 +188,11 @@ func (p *pending) installBlobs(ctx context.Context) error {
 
 func (p *pending) installBlob(ctx context.Context, r *pendingRecord) error {
 	s, d := p.t.s, p.t.s.blobs
-	final := d.file(r.oid, p.tid)
+	var final string
 	var place func() error
 	switch {
 	case r.blob != nil:
+		final = d.file(r.oid, p.tid)
 		place = func() error { return os.Rename(r.blob.temp, final) }
 	case r.undone != 0 && r.back != 0:
 		from, err := p.earlierBlob(ctx, r)
@@ -199,6 +200,7 @@ func (p *pending) installBlob(ctx context.Context, r *pendingRecord) error {
 			return err
 		}
 		if from != "" {
+			final = d.file(r.oid, p.tid)
 			place = func() error { return d.link(from, final) }
 		}
 	}
@@ -206,8 +208,12 @@ func (p *pending) installBlob(ctx context.Context, r *pendingRecord) error {
 		if !p.t.chosen {
 			return nil // no file can have a tid that is made now
 		}
+		if !s.placed.mayHave(r.oid) {
+			return nil
+		}
 		return d.removeOrphan(r.oid, p.tid, s)
 	}
+	s.placed.add(r.oid)
 	if err := d.place(r.oid, place); err != nil {
 		return s.ioError("vote: put the blob in place", err)
 	}

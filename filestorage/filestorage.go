@@ -115,6 +115,7 @@ type Storage struct {
 	// commit is held from a transaction's vote to its end: one slot.
 	commit  chan struct{}
 	writer  *vector       // of the transaction that holds commit, reused
+	placed  *blobSurvey   // what removeOrphan goes by; of who holds commit, too
 	packing chan struct{} // held by Pack: one slot
 	staged  *stagedPack   // guarded by packing, and by Close when no call is under way any more
 	dir     dirOps        // what Pack does with names

@@ -150,6 +150,7 @@ func (m *stagedMend) Place(ctx context.Context, damaged string) (kept string, er
 			return "", s.ioError("mend blob: keep what was there", err)
 		}
 	}
+	s.placed.add(m.oid)
 	err = d.place(m.oid, func() error { return os.Rename(m.temp, final) })
 	if err == nil {
 		err = d.syncPath(filepath.Dir(final))

@@ -50,6 +50,7 @@ func openWith(ctx context.Context, path string, opts Options, wrap func(file) fi
 	}
 	if err == nil && opts.BlobDir != "" {
 		s.blobs, err = openBlobDir(opts.BlobDir, s.readOnly, s.sync)
+		s.placed = newBlobSurvey(s.blobs)
 	}
 	if err == nil {
 		if !s.readOnly {

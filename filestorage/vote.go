@@ -101,6 +101,11 @@ func (s *Storage) lockVote(ctx context.Context) error {
 	select {
 	case s.commit <- struct{}{}:
 		return nil
+	default: // only who waits asks ctx for a channel, which it may have to make first
+	}
+	select {
+	case s.commit <- struct{}{}:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-s.closing:
