@@ -80,7 +80,7 @@ func TestKillWorkload(t *testing.T) {
 			t.Errorf("of %d transactions none is of kind %s", len(ledger.acked), kind)
 		}
 	}
-	checkKillEnd(t, dir, ledger)
+	(&killer{t: t, dir: dir, ledger: ledger}).checkEnd()
 }
 
 // killOrder is what the parent wants of a child.

@@ -60,10 +60,10 @@ fs.close()
 // read the three files, with the index and without it.
 func TestKilledMirrorsFilesOpenInPython(t *testing.T) {
 	t.Parallel()
-	dir, ledger := killRounds(t)
-	checkKillEnd(t, dir, ledger)
+	k := killRounds(t)
+	k.checkEnd()
 	for i := range 3 {
-		path := killFile(dir, i)
+		path := killFile(k.dir, i)
 		want := digestOf(t, path)
 		for _, withIndex := range []string{"True", "False"} {
 			if withIndex == "False" {
