@@ -1,8 +1,10 @@
 package zeoserver
 
 import (
+	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
@@ -218,10 +220,16 @@ func (c *conn) iteratorGC(k call, args *arguments) error {
 // recordCursor remembers where record_iternext is: clients ask for one record after
 // the other, each time with the oid that they were told is next.
 type recordCursor struct {
-	next raidstorage.Record
-	pull func() (raidstorage.Record, error, bool)
-	stop func()
+	began time.Time
+	last  raidstorage.TID // published when it began
+	next  raidstorage.Record
+	pull  func() (raidstorage.Record, error, bool)
+	stop  func()
 }
+
+// cursorAge is for how long a cursor goes on beside commits: a new one costs more than a
+// step, but only it finds the objects that have come since.
+const cursorAge = time.Second
 
 func (r *recordCursor) close() {
 	if r != nil {
@@ -242,28 +250,12 @@ func (c *conn) recordIternext(k call, args *arguments) error {
 }
 
 func (c *conn) nextCurrent(from raidstorage.OID, first bool) (zeowire.Value, error) {
-	cur := c.iterators.cursor
-	c.iterators.cursor = nil
-	if cur == nil || first || cur.next.OID != from {
-		cur.close()
-		storage, err := raidstorage.Can[raidstorage.RecordIterator](c.store.storage)
-		if err != nil {
-			return zeowire.Value{}, err
-		}
-		cur = new(recordCursor)
-		cur.pull, cur.stop = iter.Pull2(storage.CurrentRecords(c.dead, from))
-		rec, err, ok := cur.pull()
-		if err != nil || !ok {
-			cur.close()
-			if err == nil {
-				err = zeowire.ValueError("iternext: no record at or after " + from.String())
-			}
-			return zeowire.Value{}, err
-		}
-		cur.next = rec
-	} else if rev, err := c.store.storage.LoadBefore(c.dead, from, raidstorage.MaxTID); err == nil {
-		// It was read a call ago.
-		cur.next.Data, cur.next.TID = rev.Data, rev.Serial
+	cur, err := c.takeCursor(from, first)
+	if cur == nil && err == nil {
+		cur, err = c.newCursor(from)
+	}
+	if err != nil {
+		return zeowire.Value{}, err
 	}
 	rec := cur.next
 	next, err, ok := cur.pull()
@@ -280,4 +272,48 @@ func (c *conn) nextCurrent(from raidstorage.OID, first bool) (zeowire.Value, err
 		cur.close()
 	}
 	return zeowire.Tuple(zeowire.OID(rec.OID), zeowire.TID(rec.TID), zeowire.Bytes(rec.Data), after), nil
+}
+
+// takeCursor returns the cursor of the call before, nil if it is of no use now.
+func (c *conn) takeCursor(from raidstorage.OID, first bool) (*recordCursor, error) {
+	cur := c.iterators.cursor
+	c.iterators.cursor = nil
+	if cur == nil {
+		return nil, nil
+	}
+	old := cur.last != c.store.order.lastTID() && c.srv.cfg.Clock().Sub(cur.began) >= cursorAge
+	if first || old || cur.next.OID != from {
+		cur.close()
+		return nil, nil
+	}
+	rev, err := c.store.storage.LoadBefore(c.dead, from, raidstorage.MaxTID) // it was read a call ago
+	if err == nil {
+		cur.next.Data, cur.next.TID = rev.Data, rev.Serial
+		return cur, nil
+	}
+	cur.close()
+	if _, deleted := errors.AsType[*raidstorage.NotFoundError](err); deleted {
+		err = nil
+	}
+	return nil, err
+}
+
+// newCursor returns one at the first object at or after from.
+func (c *conn) newCursor(from raidstorage.OID) (*recordCursor, error) {
+	storage, err := raidstorage.Can[raidstorage.RecordIterator](c.store.storage)
+	if err != nil {
+		return nil, err
+	}
+	cur := &recordCursor{began: c.srv.cfg.Clock(), last: c.store.order.lastTID()}
+	cur.pull, cur.stop = iter.Pull2(storage.CurrentRecords(c.dead, from))
+	rec, err, ok := cur.pull()
+	if err == nil && !ok {
+		err = zeowire.ValueError("iternext: no record at or after " + from.String())
+	}
+	if err != nil {
+		cur.close()
+		return nil, err
+	}
+	cur.next = rec
+	return cur, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,41 @@ func TestRecordIternext(t *testing.T) {
 	if items, _ := v.Items(); !items[0].Equal(oid(7)) {
 		t.Errorf("got %v", v)
 	}
+}
+
+// What was told to be next may be deleted before it is asked for, and objects come
+// meanwhile.
+func TestRecordIternextBesideCommits(t *testing.T) {
+	t.Parallel()
+	var elapsed atomic.Int64
+	start := time.Now()
+	srv := serve(t, zeoserver.Config{Clock: func() time.Time { return start.Add(time.Duration(elapsed.Load())) }})
+	c, other := srv.connect(t), srv.connect(t)
+	first := c.commit(write{0, 0, "r"}, write{5, 0, "five"}, write{7, 0, "seven"})
+	remove := func(at uint64) {
+		t.Helper()
+		other.queue("tpc_begin", number(9), data(""), data(""), zeowire.Dict(), zeowire.None(), text(" "))
+		other.queue("deleteObject", oid(at), tid(first), number(9))
+		other.must("vote", number(9))
+		other.must("tpc_finish", number(9))
+	}
+	want := func(from zeowire.Value, want ...zeowire.Value) {
+		t.Helper()
+		if got, want := c.must("record_iternext", from), zeowire.Tuple(want...); !got.Equal(want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	want(zeowire.None(), oid(0), tid(first), data("r"), oid(5))
+	remove(5)
+	want(oid(5), oid(7), tid(first), data("seven"), zeowire.None())
+
+	want(zeowire.None(), oid(0), tid(first), data("r"), oid(7))
+	second := other.commit(write{9, 0, "nine"})
+	elapsed.Add(int64(2 * time.Second))
+	want(oid(7), oid(7), tid(first), data("seven"), oid(9))
+	remove(7)
+	want(oid(9), oid(9), tid(second), data("nine"), zeowire.None())
+	want(zeowire.None(), oid(0), tid(first), data("r"), oid(9))
 }
 
 func TestUndoInfoAndHistory(t *testing.T) {
