@@ -43,21 +43,24 @@ var _ LoadStarter = (*Mirror)(nil)
 
 // StartLoad implements LoadStarter, where the backend that is to be asked does. The
 // answer comes within Timeouts.Read for each backend.
-func (m *Mirror) StartLoad(oid OID, before TID, to LoadAnswer) bool {
+func (m *Mirror) StartLoad(oid OID, before TID, to LoadAnswer) (held LoadSender, begun bool) {
 	v := m.view.Load()
 	if len(v.sessions) == 0 {
-		return false
+		return nil, false
 	}
 	s := v.sessions[m.first(v)]
 	if s.starter != nil && !s.dead.Load() {
 		l := &startedLoad{m: m, s: s, v: v, oid: oid, before: min(before, v.last+1), to: to, since: time.Now()}
-		if m.list(l) && (s.starter.StartLoad(oid, l.before, l) || !s.started.take(l)) {
-			s.b.loads.Add(1)
-			return true // in the latter case it is answered already: the watchdog's doing
+		if m.list(l) {
+			held, begun = s.starter.StartLoad(oid, l.before, l)
+			if begun || !s.started.take(l) { // in the latter case it is answered already: the watchdog's doing
+				s.b.loads.Add(1)
+				return held, true
+			}
 		}
 	}
 	m.turn.Add(^uint64(0)) // LoadBefore has the same choice again
-	return false
+	return nil, false
 }
 
 // list puts a load on its session's list. False means that the session is closed.

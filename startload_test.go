@@ -12,21 +12,34 @@ import (
 	"github.com/zeoraid/raidstorage/storagetest"
 )
 
-// laterStorage answers loads later.
+// laterStorage answers loads later, and holds them back until it is told to send them.
 type laterStorage struct {
 	*storagetest.FaultyStorage
 	ctx    context.Context // ends with the storage
 	cancel context.CancelFunc
 	loads  sync.WaitGroup
+	mu     sync.Mutex
+	held   []func() // guarded by mu
 }
 
-func (s *laterStorage) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raidstorage.LoadAnswer) bool {
-	s.loads.Go(func() {
+func (s *laterStorage) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raidstorage.LoadAnswer) (raidstorage.LoadSender, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = append(s.held, func() {
 		rev, err := s.LoadBefore(s.ctx, oid, before)
 		to.Loaded(rev, err)
 		to.Flush()
 	})
-	return true
+	return s, true
+}
+
+func (s *laterStorage) SendLoads() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, load := range s.held {
+		s.loads.Go(load)
+	}
+	s.held = nil
 }
 
 func (s *laterStorage) Close() error {
@@ -85,7 +98,11 @@ func (l *pendingLoad) Flush() {
 func start(t *testing.T, m *raidstorage.Mirror, oid raidstorage.OID, before raidstorage.TID) (*pendingLoad, chan struct{}, bool) {
 	l := &pendingLoad{t: t, flushed: make(chan struct{})}
 	flushed := l.flushed
-	return l, flushed, m.StartLoad(oid, before, l)
+	held, begun := m.StartLoad(oid, before, l)
+	if held != nil {
+		held.SendLoads()
+	}
+	return l, flushed, begun
 }
 
 // laterLoad loads as a server does.

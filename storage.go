@@ -280,10 +280,18 @@ type RecordIterator interface {
 // and the waking of it.
 type LoadStarter interface {
 	// StartLoad begins what LoadBefore does, without waiting, and tells to the answer
-	// later, within a time that the storage bounds. False: nothing was begun and to is
-	// not called, as the storage would have to wait or has the answer at hand; then
-	// LoadBefore will do.
-	StartLoad(oid OID, before TID, to LoadAnswer) bool
+	// later, within a time that the storage bounds. If it returns a LoadSender, the load
+	// may be held back until that is called: loads that begin together leave together.
+	// False: nothing was begun and to is not called, as the storage would have to wait or
+	// has the answer at hand; then LoadBefore will do.
+	StartLoad(oid OID, before TID, to LoadAnswer) (held LoadSender, begun bool)
+}
+
+// LoadSender sends the loads that StartLoad has begun and held back. Its values can be
+// compared: one call is enough for all loads with an equal one.
+type LoadSender interface {
+	// SendLoads does not wait. It may be called at any time, by any goroutine.
+	SendLoads()
 }
 
 // LoadAnswer takes the answer of a load that was started. The storage calls it from a

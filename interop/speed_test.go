@@ -97,27 +97,36 @@ func TestSpeedOnTwoFiles(t *testing.T) {
 		t.Logf("%-28s %8.0f/s, runzeo %8.0f/s, ratio %5.2f", m.what(), m.PerSecond, m.Peer, m.Ratio)
 	}
 	t.Logf("two syncs, one after the other, on two files at once, and nothing else: %.0f/s", syncsOfTwoFiles(t))
-	for i, m := range withoutFiles(ctx, t, program) {
-		if m.Objects > 0 {
-			t.Logf("in memory: %-28s %8.0f/s, ratio %5.2f", m.what(), m.PerSecond, m.PerSecond/all[i].Peer)
+	for name, section := range map[string]string{
+		// A mirror of two files can do no more than the same server over one of them,
+		// without a mirror.
+		"one file": fmt.Sprintf("<filestorage 1>\n path %s\n</filestorage>\n", filepath.Join(t.TempDir(), "Data.fs")),
+		// What is left without files and syncs is the protocol, and the load generator's
+		// part of the processors.
+		"in memory": "<mappingstorage 1/>\n",
+	} {
+		for i, m := range over(ctx, t, program, section) {
+			if m.Objects > 0 {
+				t.Logf("%s: %-28s %8.0f/s, ratio %5.2f", name, m.what(), m.PerSecond, m.PerSecond/all[i].Peer)
+			}
 		}
 	}
 }
 
-// withoutFiles measures the same server over a storage in memory: no mirror, no file, no
-// sync. What is left is the protocol, and the load generator's part of the processors.
-func withoutFiles(ctx context.Context, t *testing.T, program string) []measured {
+// over measures the server over the storage of a section of its configuration.
+func over(ctx context.Context, t *testing.T, program, section string) []measured {
 	t.Helper()
-	conf := filepath.Join(t.TempDir(), "memory.conf")
-	text := fmt.Sprintf("<zeo>\n address %s\n</zeo>\n<mappingstorage 1/>\n", freeAddress(t))
+	conf := filepath.Join(t.TempDir(), "zeo.conf")
+	text := fmt.Sprintf("<zeo>\n address %s\n</zeo>\n%s", freeAddress(t), section)
 	if err := os.WriteFile(conf, []byte(text), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	memory := serveProgram(ctx, t, program, "-config", conf, "-admin", freeAddress(t))
-	all, err := benchmark(ctx, program, memory.zeo)
+	raid := serveProgram(ctx, t, program, "-config", conf, "-admin", freeAddress(t))
+	all, err := benchmark(ctx, program, raid.zeo)
 	if err != nil {
 		t.Fatal(err)
 	}
+	raid.stop(ctx, t)
 	return all
 }
 

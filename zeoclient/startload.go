@@ -14,6 +14,9 @@ import (
 // maxUnflushed is how many answers are given before those who got them may send them.
 const maxUnflushed = 64
 
+// maxHeld is how many bytes of loads wait for SendLoads.
+const maxHeld = 16 << 10
+
 // startedLoad is a load that will be answered.
 type startedLoad struct {
 	call
@@ -32,7 +35,7 @@ var _ raidstorage.LoadStarter = (*Storage)(nil)
 // StartLoad implements raidstorage.LoadStarter. It begins nothing while there is no
 // connection, while much waits to be sent, and for what is in the cache. The answer
 // comes within CallTimeout.
-func (s *Storage) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raidstorage.LoadAnswer) bool {
+func (s *Storage) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raidstorage.LoadAnswer) (raidstorage.LoadSender, bool) {
 	before = min(before, raidstorage.MaxTID)
 	s.mu.Lock()
 	c := s.conn
@@ -41,22 +44,30 @@ func (s *Storage) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raid
 	}
 	s.mu.Unlock()
 	if c == nil {
-		return false
+		return nil, false
 	}
 	if _, ok := s.cache.get(oid, before); ok {
-		return false // LoadBefore finds it, too
+		return nil, false // LoadBefore finds it, too
 	}
 	l := &startedLoad{s: s, c: c, oid: oid, before: before, to: to, since: time.Now()}
 	l.call = call{id: c.ids.Add(1), name: zeowire.LoadBefore, heard: c.heard.Load(), load: l}
 	s.cache.begin(oid)
 	if !c.startLoad(l) {
 		s.cache.end(oid)
-		return false
+		return nil, false
 	}
-	return true
+	return c, true
 }
 
-// startLoad sends the call, if that is possible without waiting.
+// SendLoads implements raidstorage.LoadSender.
+func (c *conn) SendLoads() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pushLocked()
+}
+
+// startLoad queues the call, if there is room. It is sent by SendLoads, with the next
+// call, or when there are many.
 func (c *conn) startLoad(l *startedLoad) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,7 +78,9 @@ func (c *conn) startLoad(l *startedLoad) bool {
 	if c.watchdog == nil {
 		c.watchdog = time.AfterFunc(c.timeout, c.watchLoads)
 	}
-	c.pushLocked()
+	if c.out.Len() >= maxHeld {
+		c.pushLocked()
+	}
 	return true
 }
 

@@ -42,11 +42,20 @@ func (a *taken) Flush() {
 // startLoad begins a load, which is possible.
 func startLoad(t testing.TB, s *Storage, oid raidstorage.OID, before raidstorage.TID) *taken {
 	t.Helper()
+	a, held := holdLoad(t, s, oid, before)
+	held.SendLoads()
+	return a
+}
+
+// holdLoad begins a load, and does not send it.
+func holdLoad(t testing.TB, s *Storage, oid raidstorage.OID, before raidstorage.TID) (*taken, raidstorage.LoadSender) {
+	t.Helper()
 	a := &taken{t: t, flushed: make(chan struct{})}
-	if !s.StartLoad(oid, before, a) {
+	held, begun := s.StartLoad(oid, before, a)
+	if !begun {
 		t.Fatal("the load was not begun")
 	}
-	return a
+	return a, held
 }
 
 // wait waits until the answer is to be passed on.
@@ -81,6 +90,65 @@ func TestStartedLoadsAnswerAsOthersDo(t *testing.T) {
 	}
 }
 
+// TestHeldLoads: loads that begin together leave together, with what is sent after them, or
+// when they are many.
+func TestHeldLoads(t *testing.T) {
+	t.Parallel()
+	f, s := someLoads(t, nil)
+	queued := func() int {
+		c := s.current()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.out.Len()
+	}
+	answered := func(all ...*taken) {
+		t.Helper()
+		for _, a := range all {
+			if rev, err := a.wait(); err != nil || string(rev.Data) != "one" {
+				t.Errorf("%q, %v", rev.Data, err)
+			}
+		}
+	}
+	one, held := holdLoad(t, s, 1, 15)
+	two, again := holdLoad(t, s, 1, 15)
+	if held != again {
+		t.Error("the same connection has two senders")
+	}
+	if queued() == 0 {
+		t.Error("the loads are not held back")
+	}
+	held.SendLoads()
+	if n := queued(); n > 0 {
+		t.Errorf("%d bytes are held back still", n)
+	}
+	answered(one, two)
+
+	one, _ = holdLoad(t, s, 1, 15)
+	if _, err := s.LoadBefore(bounded(t), 1, 15); err != nil {
+		t.Fatal(err)
+	}
+	answered(one)
+
+	var many []*taken
+	for queued() < maxHeld/2 {
+		a, _ := holdLoad(t, s, 1, 15)
+		many = append(many, a)
+	}
+	for queued() >= maxHeld/2 {
+		a, _ := holdLoad(t, s, 1, 15)
+		many = append(many, a)
+	}
+	held.SendLoads()
+	answered(many...)
+
+	one, held = holdLoad(t, s, 1, 15)
+	f.cut()
+	if _, err := one.wait(); raidstorage.Classify(err) != raidstorage.ClassFailure {
+		t.Errorf("cut: %v", err)
+	}
+	held.SendLoads() // of a connection that has ended: nothing to do
+}
+
 func TestLoadsThatAreNotStarted(t *testing.T) {
 	t.Parallel()
 	f, s := someLoads(t, func(o *Options) { o.CacheBytes = 1 << 20 })
@@ -88,19 +156,19 @@ func TestLoadsThatAreNotStarted(t *testing.T) {
 		t.Fatalf("%q, %v", rev.Data, err)
 	}
 	a := &taken{t: t}
-	if s.StartLoad(1, raidstorage.MaxTID, a) {
+	if _, begun := s.StartLoad(1, raidstorage.MaxTID, a); begun {
 		t.Error("a load of what is in the cache was begun")
 	}
 	f.stop()
 	until(t, "the end of the connection", func() bool { c := s.current(); return c == nil || c.failure() != nil })
-	if s.StartLoad(1, 15, a) {
+	if _, begun := s.StartLoad(1, 15, a); begun {
 		t.Error("a load was begun without a connection")
 	}
 	f.listen(t)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if s.StartLoad(1, 15, a) || a.answers.Load() > 0 {
+	if _, begun := s.StartLoad(1, 15, a); begun || a.answers.Load() > 0 {
 		t.Error("a load was begun after Close, or answered")
 	}
 }

@@ -16,6 +16,7 @@ func (c *conn) slot() error {
 	default:
 	}
 	c.out.wake() // the reader may have left replies unsent
+	c.r.sendHeld()
 	select {
 	case c.slots <- struct{}{}:
 		return nil

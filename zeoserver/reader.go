@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -50,9 +51,26 @@ type reader struct {
 	frames     *zeowire.FrameReader
 	decoder    zeowire.Decoder
 	registered bool
-	beside     int  // how many of the next loads run beside the reader
-	lastBeside int  // how many these were at the last slow load, 0 after a quick one
-	unsent     bool // replies are in the outbox that the writer was not told of
+	beside     int                      // how many of the next loads run beside the reader
+	lastBeside int                      // how many these were at the last slow load, 0 after a quick one
+	unsent     bool                     // replies are in the outbox that the writer was not told of
+	held       []raidstorage.LoadSender // of loads that were begun and are to be sent
+}
+
+// hold has the load sent with those that are read after it.
+func (r *reader) hold(held raidstorage.LoadSender) {
+	if held != nil && !slices.Contains(r.held, held) {
+		r.held = append(r.held, held)
+	}
+}
+
+// sendHeld sends the loads that are held back.
+func (r *reader) sendHeld() {
+	for i, held := range r.held {
+		r.held[i] = nil
+		held.SendLoads()
+	}
+	r.held = r.held[:0]
 }
 
 // slow has the next loads run beside the reader.
@@ -125,11 +143,17 @@ func (c *conn) readCalls() (err error) {
 			c.logger().Error("bug: a method panicked", "reason", fmt.Sprint(p), "stack", string(debug.Stack()))
 			err = errors.New("a method failed")
 		}
+		if !errors.Is(err, errHandedOver) {
+			c.r.sendHeld()
+		}
 	}()
 	for {
-		if c.r.unsent && !zeowire.FrameBuffered(c.r.in) {
-			if err := c.flush(); err != nil {
-				return err
+		if (c.r.unsent || len(c.r.held) > 0) && !zeowire.FrameBuffered(c.r.in) {
+			c.r.sendHeld()
+			if c.r.unsent {
+				if err := c.flush(); err != nil {
+					return err
+				}
 			}
 		}
 		body, err := c.r.frames.Next()
@@ -143,8 +167,11 @@ func (c *conn) readCalls() (err error) {
 		if n, ok := m.ID.Int(); ok && n == zeowire.KeepAliveID {
 			continue
 		}
-		if c.r.unsent && m.Name != zeowire.LoadBefore {
-			c.wakeWriter() // other calls may wait
+		if m.Name != zeowire.LoadBefore { // other calls may wait
+			c.r.sendHeld()
+			if c.r.unsent {
+				c.wakeWriter()
+			}
 		}
 		if err := c.dispatch(m); err != nil {
 			return err
@@ -183,26 +210,21 @@ func (c *conn) flush() error {
 
 // loadHere starts a load, or runs it, in the reader's goroutine.
 func (c *conn) loadHere(k call, oid raidstorage.OID, before raidstorage.TID) error {
-	here := c.r.beside == 0
-	start := time.Now()
-	turn := c.watch.enter()
-	started := c.startLoad(k, oid, before)
-	if !started && here {
-		c.guardedLoad(k, oid, before, true)
-	}
-	if !c.watch.leave(turn) {
-		if !started && !here {
-			c.guardedLoad(k, oid, before, false)
-		}
-		c.out.wake()
-		return errHandedOver
-	}
-	if started {
+	if held, begun := c.startLoad(k, oid, before); begun {
+		c.r.hold(held)
 		return nil
 	}
-	if !here {
+	c.r.sendHeld()
+	if c.r.beside > 0 {
 		c.loadBeside(k, oid, before)
 		return nil
+	}
+	start := time.Now()
+	turn := c.watch.enter()
+	c.guardedLoad(k, oid, before, true)
+	if !c.watch.leave(turn) {
+		c.out.wake()
+		return errHandedOver
 	}
 	c.r.unsent = true
 	if time.Since(start) > slowLoad {

@@ -18,19 +18,20 @@ type startedLoad struct {
 
 // startLoad begins a load for which there is a slot. False: the storage would have to
 // wait.
-func (c *conn) startLoad(k call, oid raidstorage.OID, before raidstorage.TID) bool {
+func (c *conn) startLoad(k call, oid raidstorage.OID, before raidstorage.TID) (held raidstorage.LoadSender, begun bool) {
 	starter := c.store.starter
 	if starter == nil {
-		return false
+		return nil, false
 	}
 	mark := c.out.beginLoad()
-	if starter.StartLoad(oid, before, &startedLoad{k, oid, before, mark}) {
-		return true
+	held, begun = starter.StartLoad(oid, before, &startedLoad{k, oid, before, mark})
+	if begun {
+		return held, true
 	}
 	c.out.mu.Lock()
 	c.out.endLoadLocked()
 	c.out.mu.Unlock()
-	return false
+	return nil, false
 }
 
 // Loaded implements raidstorage.LoadAnswer. It may be called after the end of the

@@ -7,15 +7,20 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/internal/zeowire"
 	"github.com/zeoraid/raidstorage/zeoserver"
 )
 
-// startingStorage answers loads later.
+// startingStorage answers loads later, and holds them back until it is told to send them.
 type startingStorage struct {
 	*stallStorage
 	started sync.WaitGroup
+	mu      sync.Mutex // guards the fields below
+	held    []func()
+	sent    []int // how many loads left together
 }
 
 var _ raidstorage.LoadStarter = (*startingStorage)(nil)
@@ -29,14 +34,16 @@ const (
 
 var errBroken = errors.New("broken")
 
-func (s *startingStorage) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raidstorage.LoadAnswer) bool {
+func (s *startingStorage) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raidstorage.LoadAnswer) (raidstorage.LoadSender, bool) {
 	switch oid {
 	case refused:
-		return false
+		return nil, false
 	case never:
-		return true
+		return nil, true
 	}
-	s.started.Go(func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = append(s.held, func() {
 		rev, err := s.LoadBefore(context.Background(), oid, before)
 		if oid == broken {
 			err = errBroken
@@ -44,7 +51,84 @@ func (s *startingStorage) StartLoad(oid raidstorage.OID, before raidstorage.TID,
 		to.Loaded(rev, err)
 		to.Flush()
 	})
-	return true
+	return s, true
+}
+
+func (s *startingStorage) SendLoads() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.held) > 0 {
+		s.sent = append(s.sent, len(s.held))
+	}
+	for _, load := range s.held {
+		s.started.Go(load)
+	}
+	s.held = nil
+}
+
+// TestLoadsThatComeTogetherLeaveTogether: those in one packet of a client are sent at once;
+// what may wait behind them, another call, one that has to be waited for, the end of the
+// slots, sends them first.
+func TestLoadsThatComeTogetherLeaveTogether(t *testing.T) {
+	t.Parallel()
+	s := &startingStorage{stallStorage: newStall()}
+	t.Cleanup(s.started.Wait)
+	cfg := serving(s)
+	cfg.MaxInFlight = 8
+	srv := serve(t, cfg)
+	c := srv.connect(t)
+	c.commit(write{1, 0, "one"}, write{uint64(refused), 0, "refused"})
+	last := raidstorage.OID(0) // stands for the call lastTransaction
+	for name, test := range map[string]struct {
+		calls []raidstorage.OID
+		want  []int
+	}{
+		"a packet":               {[]raidstorage.OID{1, 1, 1, 1, 1, 1}, []int{6}},
+		"another call":           {[]raidstorage.OID{1, 1, last, 1}, []int{2, 1}},
+		"one that is waited for": {[]raidstorage.OID{1, 1, refused, 1}, []int{2, 1}},
+		"more than slots":        {[]raidstorage.OID{1, 1, 1, 1, 1, 1, 1, 1, 1}, []int{8, 1}},
+	} {
+		s.mu.Lock()
+		s.sent = nil
+		s.mu.Unlock()
+		for _, o := range test.calls {
+			if o == last {
+				c.send("lastTransaction")
+			} else {
+				c.send("loadBefore", oid(uint64(o)), tid(raidstorage.MaxTID))
+			}
+		}
+		c.flush()
+		for range test.calls {
+			if m := c.message(); !m.IsReply() {
+				t.Fatalf("%s: got %v", name, m)
+			}
+		}
+		s.mu.Lock()
+		if diff := cmp.Diff(s.sent, test.want); diff != "" {
+			t.Errorf("%s: left together (-), want (+):\n%s", name, diff)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// A client that is gone leaves no load behind that is never sent: its storage would take
+// the server for one that does not answer.
+func TestLoadsOfAClientThatLeavesAreSent(t *testing.T) {
+	t.Parallel()
+	s, srv := starting(t)
+	c := srv.connect(t)
+	c.send("loadBefore", oid(1), tid(raidstorage.MaxTID))
+	if err := c.w.Raw([]byte("no message")); err != nil { // ends the connection
+		t.Fatal(err)
+	}
+	c.flush()
+	c.closed()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.held) > 0 || len(s.sent) != 1 {
+		t.Errorf("%d loads are held back, those sent: %v", len(s.held), s.sent)
+	}
 }
 
 // eachWay runs a test with a storage that is asked and waited for, and with one that
