@@ -276,7 +276,10 @@ func (k *killer) follow(stdout io.Reader, moment killMoment, kill func()) (kille
 		}
 		line = strings.TrimSuffix(line, "\n")
 		if wrong == nil {
-			if wrong = k.ledger.note(line); wrong != nil {
+			if wrong = k.ledger.note(line); wrong == nil {
+				wrong = k.judge(line)
+			}
+			if wrong != nil {
 				kill()
 			}
 		}
@@ -289,8 +292,22 @@ func (k *killer) follow(stdout io.Reader, moment killMoment, kill func()) (kille
 	}
 }
 
-// rollBack recovers those that have diverged, as an operator does (rule V2), if they may.
-// Nobody was told that what is cut off is in: the ledger is judged.
+// judge looks at what happened to a backend: one that has diverged may have, and one that
+// was recovered holds what the others hold.
+func (k *killer) judge(line string) error {
+	text, _ := strings.CutPrefix(line, "event backend ")
+	backend, change, _ := strings.Cut(text, ": ")
+	switch {
+	case strings.HasSuffix(change, joined):
+		delete(k.mayDiverge, backend)
+	case strings.Contains(change, "has diverged") && !k.mayDiverge[backend]:
+		return fmt.Errorf("%s was in sync at no kill after which it was away: %s", backend, change)
+	}
+	return nil
+}
+
+// rollBack recovers those that have diverged, as an operator does (rule V2). Nobody was
+// told that what is cut off is in: the ledger is judged.
 func (k *killer) rollBack(ctx context.Context, m *raidstorage.Mirror) {
 	t := k.t
 	t.Helper()
@@ -300,7 +317,7 @@ func (k *killer) rollBack(ctx context.Context, m *raidstorage.Mirror) {
 		}
 		t.Logf("%s: %s", b.Name, b.Reason)
 		if !k.mayDiverge[b.Name] {
-			t.Fatalf("%s has diverged, and was never away after a kill that it was in sync at", b.Name)
+			t.Fatalf("%s was in sync at no kill after which it was away", b.Name)
 		}
 		if err := m.RecoverWith(ctx, b.Name, raidstorage.RecoverOptions{Rollback: true}); err != nil {
 			t.Logf("roll back %s: %v", b.Name, err) // one that goes on by itself may be in the way: again

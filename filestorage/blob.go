@@ -210,6 +210,9 @@ func (b *blobSurvey) mayHave(oid raidstorage.OID) bool {
 		if ignoreMissing(err) != nil {
 			return true // asking for the file tells what is wrong
 		}
+		if err != nil && !b.dir.isThere() {
+			return true // and is asked for again
+		}
 		if len(entries) > 0 {
 			stretch = new([256 / 8]byte)
 		}

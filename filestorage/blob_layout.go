@@ -93,6 +93,13 @@ func (d *blobDir) mark(layout string) error {
 
 func (d *blobDir) isLawn() bool { return d.layout == blobdir.Lawn }
 
+// isThere tells whether the directory is there: what it is mounted on may be gone for a
+// while.
+func (d *blobDir) isThere() bool {
+	_, err := os.Lstat(filepath.Join(d.path, blobdir.Marker))
+	return err == nil
+}
+
 func (d *blobDir) temp() string { return filepath.Join(d.path, blobTempDir) }
 
 // removeTemps removes our temporary files that a crash, or Close, left. The caller

@@ -97,17 +97,18 @@ func TestSpeedOnTwoFiles(t *testing.T) {
 		t.Logf("%-28s %8.0f/s, runzeo %8.0f/s, ratio %5.2f", m.what(), m.PerSecond, m.Peer, m.Ratio)
 	}
 	t.Logf("two syncs, one after the other, on two files at once, and nothing else: %.0f/s", syncsOfTwoFiles(t))
-	for name, section := range map[string]string{
+	dir := t.TempDir()
+	for _, bound := range []struct{ name, section string }{
 		// A mirror of two files can do no more than the same server over one of them,
 		// without a mirror.
-		"one file": fmt.Sprintf("<filestorage 1>\n path %s\n</filestorage>\n", filepath.Join(t.TempDir(), "Data.fs")),
+		{"one file", fmt.Sprintf("<filestorage 1>\n path %s/Data.fs\n blob-dir %s/blobs\n</filestorage>\n", dir, dir)},
 		// What is left without files and syncs is the protocol, and the load generator's
 		// part of the processors.
-		"in memory": "<mappingstorage 1/>\n",
+		{"in memory", "<mappingstorage 1/>\n"},
 	} {
-		for i, m := range over(ctx, t, program, section) {
+		for i, m := range over(ctx, t, program, bound.section) {
 			if m.Objects > 0 {
-				t.Logf("%s: %-28s %8.0f/s, ratio %5.2f", name, m.what(), m.PerSecond, m.PerSecond/all[i].Peer)
+				t.Logf("%s: %-28s %8.0f/s, ratio %5.2f", bound.name, m.what(), m.PerSecond, m.PerSecond/all[i].Peer)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"time"
 
 	"github.com/zeoraid/raidstorage"
@@ -252,7 +253,9 @@ func (c *conn) recordIternext(k call, args *arguments) error {
 func (c *conn) nextCurrent(from raidstorage.OID, first bool) (zeowire.Value, error) {
 	cur, err := c.takeCursor(from, first)
 	if cur == nil && err == nil {
-		cur, err = c.newCursor(from)
+		if cur, err = c.newCursor(from); cur == nil && err == nil {
+			err = zeowire.ValueError("iternext: no record at or after " + from.String())
+		}
 	}
 	if err != nil {
 		return zeowire.Value{}, err
@@ -263,15 +266,28 @@ func (c *conn) nextCurrent(from raidstorage.OID, first bool) (zeowire.Value, err
 		cur.close()
 		return zeowire.Value{}, err
 	}
-	after := zeowire.None()
-	if ok {
-		after = zeowire.OID(next.OID)
-		cur.next = next
-		c.iterators.cursor = cur
-	} else {
+	if !ok {
 		cur.close()
+		if cur, err = c.newerCursor(cur.last, rec.OID); err != nil {
+			return zeowire.Value{}, err
+		}
+	} else {
+		cur.next = next
+	}
+	after := zeowire.None()
+	if c.iterators.cursor = cur; cur != nil {
+		after = zeowire.OID(cur.next.OID)
 	}
 	return zeowire.Tuple(zeowire.OID(rec.OID), zeowire.TID(rec.TID), zeowire.Bytes(rec.Data), after), nil
+}
+
+// newerCursor returns one that goes on after an oid with what was committed since last, nil
+// if there is nothing.
+func (c *conn) newerCursor(last raidstorage.TID, after raidstorage.OID) (*recordCursor, error) {
+	if last == c.store.order.lastTID() || after == math.MaxUint64 {
+		return nil, nil
+	}
+	return c.newCursor(after + 1)
 }
 
 // takeCursor returns the cursor of the call before, nil if it is of no use now.
@@ -281,10 +297,13 @@ func (c *conn) takeCursor(from raidstorage.OID, first bool) (*recordCursor, erro
 	if cur == nil {
 		return nil, nil
 	}
-	old := cur.last != c.store.order.lastTID() && c.srv.cfg.Clock().Sub(cur.began) >= cursorAge
-	if first || old || cur.next.OID != from {
+	changed := cur.last != c.store.order.lastTID()
+	if first || cur.next.OID != from || changed && c.srv.cfg.Clock().Sub(cur.began) >= cursorAge {
 		cur.close()
 		return nil, nil
+	}
+	if !changed {
+		return cur, nil
 	}
 	rev, err := c.store.storage.LoadBefore(c.dead, from, raidstorage.MaxTID) // it was read a call ago
 	if err == nil {
@@ -298,7 +317,7 @@ func (c *conn) takeCursor(from raidstorage.OID, first bool) (*recordCursor, erro
 	return nil, err
 }
 
-// newCursor returns one at the first object at or after from.
+// newCursor returns one at the first object at or after from, nil if there is none.
 func (c *conn) newCursor(from raidstorage.OID) (*recordCursor, error) {
 	storage, err := raidstorage.Can[raidstorage.RecordIterator](c.store.storage)
 	if err != nil {
@@ -307,10 +326,7 @@ func (c *conn) newCursor(from raidstorage.OID) (*recordCursor, error) {
 	cur := &recordCursor{began: c.srv.cfg.Clock(), last: c.store.order.lastTID()}
 	cur.pull, cur.stop = iter.Pull2(storage.CurrentRecords(c.dead, from))
 	rec, err, ok := cur.pull()
-	if err == nil && !ok {
-		err = zeowire.ValueError("iternext: no record at or after " + from.String())
-	}
-	if err != nil {
+	if err != nil || !ok {
 		cur.close()
 		return nil, err
 	}

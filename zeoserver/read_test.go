@@ -135,6 +135,10 @@ func TestRecordIternextBesideCommits(t *testing.T) {
 	remove(7)
 	want(oid(9), oid(9), tid(second), data("nine"), zeowire.None())
 	want(zeowire.None(), oid(0), tid(first), data("r"), oid(9))
+
+	third := other.commit(write{11, 0, "eleven"}) // no time has passed
+	want(oid(9), oid(9), tid(second), data("nine"), oid(11))
+	want(oid(11), oid(11), tid(third), data("eleven"), zeowire.None())
 }
 
 func TestUndoInfoAndHistory(t *testing.T) {

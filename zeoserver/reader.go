@@ -24,7 +24,7 @@ import (
 // late one ends with what it is at: a reply needs no reader.
 //
 // A storage that can begin a load and answer later, a raidstorage.LoadStarter, is asked to:
-// then nobody waits, see startload.go.
+// then nobody waits, see startload.go. Nobody watches it, as it does not wait.
 //
 // From another storage that takes a while for each load, because it is far away, say, several
 // objects are loaded at the same time, each in a goroutine of its own, for a number of
@@ -66,11 +66,13 @@ func (r *reader) hold(held raidstorage.LoadSender) {
 
 // sendHeld sends the loads that are held back.
 func (r *reader) sendHeld() {
-	for i, held := range r.held {
-		r.held[i] = nil
+	for len(r.held) > 0 {
+		n := len(r.held) - 1
+		held := r.held[n]
+		r.held[n] = nil
+		r.held = r.held[:n] // first, as it may panic
 		held.SendLoads()
 	}
-	r.held = r.held[:0]
 }
 
 // slow has the next loads run beside the reader.
@@ -144,6 +146,7 @@ func (c *conn) readCalls() (err error) {
 			err = errors.New("a method failed")
 		}
 		if !errors.Is(err, errHandedOver) {
+			defer c.guard(zeowire.LoadBefore)
 			c.r.sendHeld()
 		}
 	}()
