@@ -358,8 +358,10 @@ func Supports(s Storage, capability reflect.Type) bool {
 // *UnsupportedError, which matches errors.ErrUnsupported.
 func Can[C any](s Storage) (C, error) {
 	capability := reflect.TypeFor[C]()
-	if c, ok := s.(C); ok && Supports(s, capability) {
-		return c, nil
+	if c, ok := s.(C); ok { // so a wrapper alone can say no
+		if w, wraps := s.(Wrapper); !wraps || w.Supports(capability) {
+			return c, nil
+		}
 	}
 	var none C
 	return none, &UnsupportedError{Storage: s.Name(), Capability: capability.Name()}

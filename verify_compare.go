@@ -276,6 +276,9 @@ func (v *verification) compareObjectsOf(ctx context.Context, sides []*side) erro
 // compareObject compares the current records of one object. What differs is loaded as
 // of the start: commits go on.
 func (v *verification) compareObject(ctx context.Context, sides []*side, oid OID, records []*Record) error {
+	if allEqual(records) {
+		return nil // nearly always, and without a digest
+	}
 	sums, err := v.recordSums(ctx, sides, records)
 	if err != nil {
 		return err
@@ -381,6 +384,13 @@ func (v *verification) blameIndex(ctx context.Context, judged []*side, serials [
 		}
 	}
 	return nil
+}
+
+// allEqual tells whether the records are all there and the same, but for their blobs.
+func allEqual(records []*Record) bool {
+	return !slices.ContainsFunc(records, func(r *Record) bool {
+		return r == nil || records[0] == nil || r.TID != records[0].TID || !bytes.Equal(r.Data, records[0].Data)
+	})
 }
 
 func orZero(d *digest) *digest {

@@ -254,6 +254,32 @@ func TestOrphansOfObjectsThatGotABlobMeanwhileAreNotSeen(t *testing.T) {
 	}
 }
 
+// A listing of the objects remembers which of them have a directory, and sees the blobs that
+// come while it goes on.
+func TestCurrentRecordsSeeBlobsThatComeMeanwhile(t *testing.T) {
+	t.Parallel()
+	s, _ := tempBlobs(t, filestorage.Options{})
+	for oid := range raidstorage.OID(4) {
+		put(t, s, oid, "plain")
+	}
+	var got []string
+	for rec, err := range s.CurrentRecords(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, opened(t, rec)); rec.OID != 1 {
+			continue
+		}
+		serial := serialOf(t, s, 2) // of a class that does not tell
+		commit(t, s, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+			return raidstorage.StoreBlob(t.Context(), txn, 2, serial, []byte("plain"), strings.NewReader("two"))
+		})
+	}
+	if diff := cmp.Diff(got, []string{"-", "-", "two", "-"}); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestTruncationKeepsTheBlobsBesideWhatItCuts(t *testing.T) {
 	t.Parallel()
 	s, dir := tempBlobs(t, filestorage.Options{})

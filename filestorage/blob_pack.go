@@ -26,6 +26,9 @@ func (p *packer) removeBlobs() error {
 	if err != nil {
 		return s.ioError("pack: list the blobs", err)
 	}
+	if len(names) == 0 { // which spares reading both files
+		return p.renewOld()
+	}
 	before, after := make([]bool, len(names)), make([]bool, len(names))
 	if err := p.markBefore(names, before); err != nil {
 		return err
@@ -38,10 +41,8 @@ func (p *packer) removeBlobs() error {
 	if err := r.markBlobs(names, after); err != nil {
 		return err
 	}
-	if !s.dropOld {
-		if err := s.blobs.makeOld(); err != nil {
-			return s.ioError("pack: keep the old blobs", err)
-		}
+	if err := p.renewOld(); err != nil {
+		return err
 	}
 	for i, name := range names {
 		if !before[i] {
@@ -59,6 +60,17 @@ func (p *packer) removeBlobs() error {
 		if failed != nil {
 			return s.ioError("pack: remove a blob", failed)
 		}
+	}
+	return nil
+}
+
+// renewOld empties the directory of what this pack removes, if that is kept.
+func (p *packer) renewOld() error {
+	if p.s.dropOld {
+		return nil
+	}
+	if err := p.s.blobs.makeOld(); err != nil {
+		return p.s.ioError("pack: keep the old blobs", err)
 	}
 	return nil
 }

@@ -129,11 +129,15 @@ func (s *Storage) showLocked(p *pending) {
 // and finds nobody working does the work. ctx ends only the waiting.
 func (s *Storage) await(ctx context.Context, p *pending) error {
 	select {
-	case <-p.done:
-		return p.err
 	case s.syncing <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	default: // only who waits asks ctx for a channel
+		select {
+		case <-p.done:
+			return p.err
+		case s.syncing <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	defer func() { <-s.syncing }()
 	for {

@@ -110,8 +110,9 @@ func (r *logReader) step(read func() (*flaw, error)) error {
 func (r *logReader) mapped(read func() (*flaw, error)) (*flaw, error) {
 	if m := r.src.mapped.Load(); m != nil && !r.unmapped {
 		r.w.m = (*m)[:min(int64(len(*m)), r.end)]
+		r.tail.m = r.w.m
 		bad, ok, err := guarded(read)
-		if r.w.m = nil; ok && bad == nil && err == nil {
+		if r.w.m, r.tail.m = nil, nil; ok && bad == nil && err == nil {
 			return nil, nil
 		}
 		r.unmapped = true

@@ -290,6 +290,7 @@ const batch = 256
 func (s *Storage) CurrentRecords(ctx context.Context, from raidstorage.OID) iter.Seq2[raidstorage.Record, error] {
 	return func(yield func(raidstorage.Record, error) bool) {
 		oids := make([]raidstorage.OID, 0, batch)
+		known := s.surveyForRecords()
 		for {
 			var err error
 			if oids, err = s.oidsFrom(from, oids[:0]); err != nil {
@@ -298,6 +299,9 @@ func (s *Storage) CurrentRecords(ctx context.Context, from raidstorage.OID) iter
 			}
 			for _, oid := range oids {
 				rec, err := s.current(ctx, oid)
+				if err == nil {
+					err = s.attachBlob(&rec, known.of(&rec))
+				}
 				if err != nil {
 					yield(raidstorage.Record{}, err)
 					return
@@ -338,8 +342,30 @@ func (s *Storage) oidsFrom(from raidstorage.OID, oids []raidstorage.OID) ([]raid
 	return oids, nil
 }
 
-// current returns the current record of oid, with nil Data if it is deleted or
-// gone.
+// recordSurvey is a survey for records that may be later than it.
+type recordSurvey struct {
+	s      *Storage
+	survey *blobSurvey
+	last   raidstorage.TID // when it was made
+	cuts   uint64
+}
+
+func (s *Storage) surveyForRecords() recordSurvey {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return recordSurvey{s, newBlobSurvey(s.blobs), s.last, s.cuts.Load()}
+}
+
+// of returns what is known of a record's blob, nil if it is later, or may be.
+func (r *recordSurvey) of(rec *raidstorage.Record) *blobSurvey {
+	if rec.TID > r.last || r.s.cuts.Load() != r.cuts {
+		return nil
+	}
+	return r.survey
+}
+
+// current returns the current record of oid, without its blob, and with nil Data if it is
+// deleted or gone.
 func (s *Storage) current(ctx context.Context, oid raidstorage.OID) (raidstorage.Record, error) {
 	sc := s.scratch()
 	defer s.scratches.Put(sc)
@@ -352,13 +378,9 @@ func (s *Storage) current(ctx context.Context, oid raidstorage.OID) (raidstorage
 			return raidstorage.Record{}, err
 		}
 		rec, err := v.export(ctx, oid, pos, sc)
-		if v.leave(sc) {
-			continue
+		if !v.leave(sc) {
+			return rec, err
 		}
-		if err == nil {
-			err = s.attachBlob(&rec, nil)
-		}
-		return rec, err
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/zeoraid/raidstorage"
 	"github.com/zeoraid/raidstorage/filestorage"
 )
@@ -20,6 +22,38 @@ func deferOne(t testing.TB, s raidstorage.Storage, n int) {
 	commit(t, s, raidstorage.Meta{TID: tid, Deferred: true}, func(txn raidstorage.Txn) error {
 		return txn.Restore(context.Background(), raidstorage.Record{OID: raidstorage.OID(n), TID: tid, Data: fmt.Append(nil, "object ", n)})
 	})
+}
+
+// What an earlier deferred transaction holds can be repeated before it is synced: else each
+// undo that a recovery copies would wait for the disk.
+func TestDeferredTransactionsAreRepeatedWithoutASync(t *testing.T) {
+	t.Parallel()
+	s, _, first := gated(t)
+	one, two := first+10, first+20
+	restore := func(tid, of raidstorage.TID, data string) {
+		t.Helper()
+		commit(t, s, raidstorage.Meta{TID: tid, Deferred: true}, func(txn raidstorage.Txn) error {
+			return txn.Restore(t.Context(), raidstorage.Record{OID: 9, TID: tid, Data: []byte(data), DataTID: of})
+		})
+	}
+	restore(one, 0, "nine")
+	restore(one+1, 0, "other")
+	restore(two, one, "nine")
+	var repeated []raidstorage.TID
+	for txn, err := range s.Iterate(t.Context(), one, two) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rec, err := range txn.Records {
+			if err != nil {
+				t.Fatal(err)
+			}
+			repeated = append(repeated, rec.DataTID)
+		}
+	}
+	if diff := cmp.Diff(repeated, []raidstorage.TID{0, 0, one}); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // Deferred transactions are synced while later ones come, and nobody waits for that

@@ -61,9 +61,11 @@ func (t *txn) Vote(ctx context.Context) (raidstorage.Vote, error) {
 func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 	s := t.s
 	lock := s.lockVote
-	if t.looksBack() {
-		// What it undoes or repeats is looked for in the log, which has no queued ones.
+	switch {
+	case t.has(func(c change) bool { return c.kind == kindUndo }):
 		lock = s.lockCommit
+	case t.has(func(c change) bool { return c.kind == kindRestore && c.tid != 0 }):
+		lock = s.lockShown
 	}
 	if err := lock(ctx); err != nil {
 		return raidstorage.Vote{}, err
@@ -86,12 +88,7 @@ func (t *txn) vote(ctx context.Context) (raidstorage.Vote, error) {
 	return raidstorage.Vote{Changed: p.changed, Last: last}, nil
 }
 
-// looksBack tells whether a change refers to an earlier transaction.
-func (t *txn) looksBack() bool {
-	return slices.ContainsFunc(t.changes, func(c change) bool {
-		return c.kind == kindUndo || c.kind == kindRestore && c.tid != 0
-	})
-}
+func (t *txn) has(is func(change) bool) bool { return slices.ContainsFunc(t.changes, is) }
 
 // lockVote waits for the commit lock; those who wait get it in turn.
 func (s *Storage) lockVote(ctx context.Context) error {
@@ -113,12 +110,33 @@ func (s *Storage) lockVote(ctx context.Context) error {
 	}
 }
 
+// lockShown waits for the commit lock and until the log shows all that was queued: what a
+// transaction repeats is looked for there. Deferred ones are shown at once, so a recovery
+// does not wait for a sync here.
+func (s *Storage) lockShown(ctx context.Context) error {
+	if err := s.lockVote(ctx); err != nil {
+		return err
+	}
+	s.mu.RLock()
+	shown := s.end == s.tail
+	s.mu.RUnlock()
+	if shown {
+		return nil
+	}
+	return s.drainLocked(ctx)
+}
+
 // lockCommit waits for the commit lock and until the queue is empty: then the file
 // ends with the last committed transaction, and nobody else writes to it.
 func (s *Storage) lockCommit(ctx context.Context) error {
 	if err := s.lockVote(ctx); err != nil {
 		return err
 	}
+	return s.drainLocked(ctx)
+}
+
+// drainLocked is drain for one who has just got the commit lock. An error frees it.
+func (s *Storage) drainLocked(ctx context.Context) error {
 	// Transactions that fail are not the caller's; it finds the storage read-only.
 	_ = s.drain(ctx)
 	if err := ctx.Err(); err != nil {

@@ -26,8 +26,9 @@ import (
 // connection comes after it. If the connection is lost the server aborts by itself. Nor need
 // a finish be waited for, see SendFinish: then the next vote succeeds only if it did.
 
-// maxBatch is how many bytes of a transaction are encoded at a time.
-const maxBatch = 1 << 20
+// maxBatch is how many bytes of a transaction are encoded at a time. A Writer keeps a buffer
+// for what is a little more.
+const maxBatch = 512 << 10
 
 // Vote implements raidstorage.Txn. Where the server resolves conflicts itself, what it
 // resolved is refused as a *raidstorage.ConflictError all the same, as the contract

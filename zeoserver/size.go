@@ -33,11 +33,15 @@ type sizes struct {
 
 // size asks for the number of objects and the bytes of the storage, 0 if unknown.
 func (st *served) size(ctx context.Context) (objects, bytes int64) {
+	return st.sizeWithin(ctx, sizeTime)
+}
+
+func (st *served) sizeWithin(ctx context.Context, limit time.Duration) (objects, bytes int64) {
 	sizer, err := raidstorage.Can[raidstorage.Sizer](st.storage)
 	if err != nil {
 		return 0, 0
 	}
-	ctx, cancel := context.WithTimeout(ctx, sizeTime)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	start := time.Now()
 	objects, bytes, err = sizer.Size(ctx)
@@ -64,9 +68,7 @@ func (st *served) recentSize(ctx context.Context) (objects, bytes int64, stale b
 		return s.known[0], s.known[1], time.Since(s.asked) > sizeAge
 	}
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, waitSize)
-	defer cancel()
-	objects, bytes = st.size(ctx)
+	objects, bytes = st.sizeWithin(ctx, waitSize)
 	return objects, bytes, false
 }
 
