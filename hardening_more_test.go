@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -199,6 +202,69 @@ func TestCurrentRecordsOfOneSnapshotFromTwoBackends(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A file that is moved into a transaction becomes each backend's blob; one that is refused
+// stays where it was.
+func TestMovedBlob(t *testing.T) {
+	scenario(t, 2, func(t *testing.T, w *world) {
+		m := w.start()
+		path := filepath.Join(t.TempDir(), "upload")
+		write := func(content string) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("content")
+		txn, err := m.Begin(t.Context(), raidstorage.Meta{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		move := func(data, path string) error {
+			return txn.(interface {
+				MoveBlob(ctx context.Context, oid raidstorage.OID, serial raidstorage.TID, data []byte, path string) error
+			}).MoveBlob(t.Context(), 1, 0, []byte(data), path)
+		}
+		if _, ok := errors.AsType[*raidstorage.InvalidError](move("r", filepath.Dir(path))); !ok {
+			t.Error("a directory was taken")
+		}
+		if err := move("r", path+".missing"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a missing file: %v", err)
+		}
+		if _, ok := errors.AsType[*raidstorage.InvalidError](move("", path)); !ok {
+			t.Error("a blob without data was taken")
+		}
+		if err := move("r", path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the file has its name still: %v", err)
+		}
+		write("another")
+		if _, err := txn.Vote(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := errors.AsType[*raidstorage.TxnStateError](move("r", path)); !ok {
+			t.Error("a blob was taken after the vote")
+		}
+		tid, err := txn.Finish(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(path); err != nil || string(b) != "another" {
+			t.Errorf("what was refused is %q, %v", b, err)
+		}
+		for _, s := range w.mem.stores {
+			blob, err := raidstorage.Can[raidstorage.BlobLoader](s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := readBlob(blob.OpenBlob(t.Context(), 1, tid)); err != nil || got != "content" {
+				t.Errorf("%s has %q, %v", s.Name(), got, err)
+			}
 		}
 	})
 }

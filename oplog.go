@@ -88,6 +88,10 @@ func (l *opLog) addBlob(o op, blob io.Reader) error {
 	if err != nil {
 		return err
 	}
+	return l.addSpool(o, spool)
+}
+
+func (l *opLog) addSpool(o op, spool *blobSpool) error {
 	l.blobs = true
 	o.blob = spool
 	if err := l.add(o); err != nil {
@@ -192,6 +196,22 @@ func newBlobSpool(dir string, blob io.Reader) (*blobSpool, error) {
 		return nil, errors.Join(fmt.Errorf("spool blob: %w", err), f.Close())
 	}
 	return &blobSpool{file: f, size: n}, nil
+}
+
+// openBlobSpool is a spool of the file at path.
+func openBlobSpool(path string) (*blobSpool, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() { // to open another may wait
+		return nil, &InvalidError{Op: "move blob", Reason: path + " is not a regular file"}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &blobSpool{file: f, size: info.Size()}, nil
 }
 
 func (b *blobSpool) open(context.Context) (io.ReadCloser, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 )
 
@@ -147,16 +148,38 @@ func (t *mirrorTxn) Restore(ctx context.Context, r Record) error {
 // StoreBlob implements BlobTxn: the blob waits in a temporary file, from which all
 // backends read it.
 func (t *mirrorTxn) StoreBlob(ctx context.Context, oid OID, serial TID, data []byte, blob io.Reader) error {
-	if err := t.staging(ctx, "store blob"); err != nil {
-		return err
-	}
-	if len(data) == 0 {
-		return &InvalidError{Op: "store blob", Reason: "no data"}
-	}
-	if err := supports[BlobLoader](t.m); err != nil {
+	if err := t.storingBlob(ctx, "store blob", data); err != nil {
 		return err
 	}
 	return t.log.addBlob(op{kind: opBlob, oid: oid, serial: serial, data: data}, blob)
+}
+
+func (t *mirrorTxn) storingBlob(ctx context.Context, op string, data []byte) error {
+	if err := t.staging(ctx, op); err != nil {
+		return err
+	}
+	if len(data) == 0 {
+		return &InvalidError{Op: op, Reason: "no data"}
+	}
+	return supports[BlobLoader](t.m)
+}
+
+// MoveBlob is StoreBlob with the file at path, which is not copied: all backends read it,
+// wherever it is. Once MoveBlob has returned nil, the file belongs to the transaction and
+// has no name any more; nobody may write to it. After an error it is where it was.
+// *InvalidError if it is not a regular file. (ZODB: storeBlob.)
+func (t *mirrorTxn) MoveBlob(ctx context.Context, oid OID, serial TID, data []byte, path string) error {
+	if err := t.storingBlob(ctx, "move blob", data); err != nil {
+		return err
+	}
+	spool, err := openBlobSpool(path)
+	if err != nil {
+		return err
+	}
+	if err := t.log.addSpool(op{kind: opBlob, oid: oid, serial: serial, data: data}, spool); err != nil {
+		return err
+	}
+	return os.Remove(path)
 }
 
 // Undo implements UndoTxn. Each backend works out the same records from the same log.
