@@ -211,6 +211,9 @@ func openBlobSpool(path string) (*blobSpool, error) {
 	if err != nil {
 		return nil, err
 	}
+	if info, err = f.Stat(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	return &blobSpool{file: f, size: info.Size()}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"sync/atomic"
 )
@@ -179,7 +180,10 @@ func (t *mirrorTxn) MoveBlob(ctx context.Context, oid OID, serial TID, data []by
 	if err := t.log.addSpool(op{kind: opBlob, oid: oid, serial: serial, data: data}, spool); err != nil {
 		return err
 	}
-	return os.Remove(path)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.m.cfg.Logger.Warn("the file of a blob was not removed", "path", path, "err", err)
+	}
+	return nil
 }
 
 // Undo implements UndoTxn. Each backend works out the same records from the same log.

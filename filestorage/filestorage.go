@@ -141,6 +141,8 @@ type Storage struct {
 	// cuts counts the truncations. A reader that sees it change may have read bytes
 	// that are not part of the file any more, and reads again.
 	cuts atomic.Uint64
+	// mended counts the blobs that were put in place for earlier transactions.
+	mended atomic.Uint64
 
 	mu       sync.RWMutex // guards the fields below; never held across I/O
 	index    *index       // of the finished transactions

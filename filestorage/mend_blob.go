@@ -152,6 +152,7 @@ func (m *stagedMend) Place(ctx context.Context, damaged string) (kept string, er
 	}
 	s.placed.add(m.oid)
 	err = d.place(m.oid, func() error { return os.Rename(m.temp, final) })
+	s.mended.Add(1)
 	if err == nil {
 		err = d.syncPath(filepath.Dir(final))
 	}

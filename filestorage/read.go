@@ -348,17 +348,23 @@ type recordSurvey struct {
 	survey *blobSurvey
 	last   raidstorage.TID // when it was made
 	cuts   uint64
+	placed uint64 // blobs that were mended
+	few    int    // records before it is worth a look at the directory
 }
 
 func (s *Storage) surveyForRecords() recordSurvey {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return recordSurvey{s, newBlobSurvey(s.blobs), s.last, s.cuts.Load()}
+	return recordSurvey{s, newBlobSurvey(s.blobs), s.last, s.cuts.Load(), s.mended.Load(), surveyAfter}
 }
+
+// surveyAfter is for callers that want a few records only.
+const surveyAfter = 8
 
 // of returns what is known of a record's blob, nil if it is later, or may be.
 func (r *recordSurvey) of(rec *raidstorage.Record) *blobSurvey {
-	if rec.TID > r.last || r.s.cuts.Load() != r.cuts {
+	r.few--
+	if r.few >= 0 || rec.TID > r.last || r.s.cuts.Load() != r.cuts || r.s.mended.Load() != r.placed {
 		return nil
 	}
 	return r.survey

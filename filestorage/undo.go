@@ -274,9 +274,11 @@ func (s *Storage) UndoLog(ctx context.Context, skip, limit int, match func(raids
 func (r *logReader) info(h txnHeader) (info raidstorage.TxnInfo, err error) {
 	err = r.step(func() (*flaw, error) {
 		var err error
-		info.Meta, err = r.tail.meta(h)
+		if info.Meta, err = r.tail.meta(h); err != nil {
+			return nil, err
+		}
 		info.Status = h.status
-		return nil, err
+		return r.uncut(h)
 	})
 	info.Size = h.length
 	return info, err
