@@ -254,6 +254,35 @@ func TestOrphansOfObjectsThatGotABlobMeanwhileAreNotSeen(t *testing.T) {
 	}
 }
 
+// A directory that is not there for a moment, as a mount is gone, is not taken for one
+// without blobs from then on.
+func TestOrphansUnderAMountThatWasGoneAreNotSeen(t *testing.T) {
+	t.Parallel()
+	s, dir := tempBlobs(t, filestorage.Options{})
+	first := put(t, s, 1, "plain")
+	later := first + 1<<40
+	orphan := filepath.Join(dir, bushyPath(1, later))
+	mkdir(t, filepath.Dir(orphan))
+	write(t, orphan, []byte("orphan"))
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore := func(oid raidstorage.OID, tid raidstorage.TID) {
+		t.Helper()
+		commit(t, s, raidstorage.Meta{TID: tid}, func(txn raidstorage.Txn) error {
+			return txn.Restore(t.Context(), raidstorage.Record{OID: oid, TID: tid, Data: []byte("plain")})
+		})
+	}
+	move(dir, dir+".gone")
+	restore(2, later-1)
+	move(dir+".gone", dir)
+	restore(1, later)
+	wantNoBlob(t, s, 1, later)
+}
+
 // A listing of the objects remembers which of them have a directory, and sees the blobs that
 // come while it goes on.
 func TestCurrentRecordsSeeBlobsThatComeMeanwhile(t *testing.T) {
@@ -279,6 +308,48 @@ func TestCurrentRecordsSeeBlobsThatComeMeanwhile(t *testing.T) {
 	}
 	if want[at] = "later"; !cmp.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// So does it see one that is mended meanwhile, where there was not even a directory.
+func TestCurrentRecordsSeeBlobsThatAreMendedMeanwhile(t *testing.T) {
+	t.Parallel()
+	s, dir := tempBlobs(t, filestorage.Options{})
+	const objects, at = 20, 15
+	for oid := range raidstorage.OID(objects) {
+		tid := commit(t, s, raidstorage.Meta{}, func(txn raidstorage.Txn) error {
+			if oid != at {
+				return txn.Store(t.Context(), oid, 0, []byte("plain"))
+			}
+			return raidstorage.StoreBlob(t.Context(), txn, oid, 0, []byte("plain"), strings.NewReader("blob"))
+		})
+		if oid == at {
+			if err := os.RemoveAll(filepath.Dir(filepath.Join(dir, bushyPath(at, tid)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	lost := serialOf(t, s, at)
+	got := ""
+	for rec, err := range s.CurrentRecords(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch rec.OID {
+		case at - 1:
+			staged, err := s.StageBlob(t.Context(), at, lost, blobSum(t, "blob"), strings.NewReader("blob"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := staged.Place(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+		case at:
+			got = opened(t, rec)
+		}
+	}
+	if got != "blob" {
+		t.Errorf("the mended blob is %q", got)
 	}
 }
 

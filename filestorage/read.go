@@ -348,8 +348,8 @@ type recordSurvey struct {
 	survey *blobSurvey
 	last   raidstorage.TID // when it was made
 	cuts   uint64
-	placed uint64 // blobs that were mended
-	few    int    // records before it is worth a look at the directory
+	mended uint64
+	few    int // records before it is worth a look at the directory
 }
 
 func (s *Storage) surveyForRecords() recordSurvey {
@@ -364,7 +364,7 @@ const surveyAfter = 8
 // of returns what is known of a record's blob, nil if it is later, or may be.
 func (r *recordSurvey) of(rec *raidstorage.Record) *blobSurvey {
 	r.few--
-	if r.few >= 0 || rec.TID > r.last || r.s.cuts.Load() != r.cuts || r.s.mended.Load() != r.placed {
+	if r.few >= 0 || rec.TID > r.last || r.s.cuts.Load() != r.cuts || r.s.mended.Load() != r.mended {
 		return nil
 	}
 	return r.survey

@@ -131,6 +131,33 @@ func TestLoadsOfAClientThatLeavesAreSent(t *testing.T) {
 	}
 }
 
+// panickingSender is a storage with a bug.
+type panickingSender struct{ *startingStorage }
+
+func (s panickingSender) StartLoad(oid raidstorage.OID, before raidstorage.TID, to raidstorage.LoadAnswer) (raidstorage.LoadSender, bool) {
+	_, begun := s.startingStorage.StartLoad(oid, before, to)
+	return s, begun
+}
+
+func (s panickingSender) SendLoads() { panic("bug") }
+
+func TestSendLoadsThatPanicsEndsOneConnection(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, serving(panickingSender{&startingStorage{stallStorage: newStall()}}))
+	c, other := srv.connect(t), srv.connect(t)
+	c.send("loadBefore", oid(1), tid(raidstorage.MaxTID))
+	c.flush()
+	c.closed()
+	other.must("lastTransaction")
+	other.send("loadBefore", oid(1), tid(raidstorage.MaxTID)) // sent when the connection ends, by then
+	if err := other.w.Raw([]byte("no message")); err != nil {
+		t.Fatal(err)
+	}
+	other.flush()
+	other.closed()
+	srv.connect(t).must("lastTransaction")
+}
+
 // eachWay runs a test with a storage that is asked and waited for, and with one that
 // answers later.
 func eachWay(t *testing.T, test func(t *testing.T, s *stallStorage, srv *server)) {
